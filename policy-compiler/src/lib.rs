@@ -1,1 +1,31 @@
-//! policy-compiler
+//! # policy-compiler: from Kubernetes objects to tables
+//!
+//! ```text
+//!   manifests ──► objects ──► Intent ──► Tables        judged by the workers, once a flow
+//!   (YAML text)   (k8s-openapi)  │          ▲
+//!                                │          └ property tests: tables = oracle
+//!                                └ also what crosses gRPC
+//! ```
+//!
+//! * [`intent`]: the whole wanted state of one node, in Penstock's own words: what an `Apply` carries.
+//! * [`tables`]: the immutable, compiled answer: policy, services, routes; each with its slow oracle beside it.
+//! * `manifest`, `objects` (feature `kubernetes`): ordinary YAML and `k8s-openapi` types to [`intent::Intent`].
+//!
+//! Pure: no I/O, no clock, no threads, no `unsafe`. It is not for: packets (see `dataplane`), transport of the
+//! state (see `agent-api`), L7.
+
+pub mod intent;
+pub mod maglev;
+pub mod policy;
+pub mod routes;
+pub mod service;
+pub mod tables;
+
+#[cfg(feature = "kubernetes")]
+pub mod evaluate;
+#[cfg(feature = "kubernetes")]
+pub mod manifest;
+#[cfg(feature = "kubernetes")]
+pub mod objects;
+#[cfg(feature = "kubernetes")]
+pub mod oracle;

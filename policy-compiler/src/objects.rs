@@ -1,0 +1,1 @@
+//! objects: being written
