@@ -137,13 +137,19 @@ impl DerefMut for Frame {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; `&mut self` makes this the only view.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(self.head as usize), self.len as usize) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.base.as_ptr().add(self.head as usize), self.len as usize)
+        }
     }
 }
 
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frame").field("chunk", &self.chunk).field("head", &self.head).field("len", &self.len).finish()
+        f.debug_struct("Frame")
+            .field("chunk", &self.chunk)
+            .field("head", &self.head)
+            .field("len", &self.len)
+            .finish()
     }
 }
 

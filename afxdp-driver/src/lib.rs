@@ -8,20 +8,37 @@
 //!
 //! * [`Frame`]: one packet, owned; the only way to its bytes.
 //! * [`FramePool`]: the UMEM and its free chunks; one a worker.
-//! * [`PacketIo`]: the one trait of the hot path; implemented by the AF_XDP port, [`memory::MemoryPort`]
-//!   and the pcap port.
+//! * [`PacketIo`]: the one trait of the hot path; implemented by [`xdp::AfXdpPort`], [`memory::MemoryPort`]
+//!   and [`pcap::PcapPort`].
+//! * [`xdp`]: attaching a device, and the XDP program that feeds its socket; [`SteeringTable`]: what of a shared
+//!   device is ours.
 //!
 //! All `unsafe` of Penstock lives in this crate, each block with its argument. It is not for: parsing,
 //! deciding, clocks, threads. It knows nothing of what is inside a packet.
 
+mod bpf;
 pub mod cpu;
+pub mod device;
 pub mod frame;
+mod held;
+mod holder;
+pub mod live;
 pub mod memory;
+pub mod pcap;
 pub mod pool;
 pub mod port;
 pub mod region;
+mod sockopt;
+pub mod steering;
+mod txring;
+pub mod umem;
+pub mod xdp;
 
-pub use frame::{Batch, BATCH_SIZE, CHUNK_SIZE, Frame, HEADROOM};
+pub use frame::{BATCH_SIZE, Batch, CHUNK_SIZE, Frame, HEADROOM};
+pub use live::{LiveError, LiveFrames};
 pub use pool::{FramePool, PoolError, PoolLedger};
 pub use port::{PacketIo, PortCounters, PortError};
 pub use region::{HugePages, Region, RegionError};
+pub use steering::{SteeringError, SteeringTable};
+pub use umem::UmemHandle;
+pub use xdp::{AfXdpPort, AttachConfig, AttachError};

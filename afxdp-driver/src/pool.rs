@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 
 use crate::frame::{CHUNK_SIZE, Frame, HEADROOM};
 use crate::region::{HugePages, Region, RegionError};
+use crate::umem::{Anchor, UmemError, UmemHandle};
+use crate::xdp::ClosedPort;
 
 /// Packet memory could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +14,9 @@ pub enum PoolError {
     /// The memory could not be mapped.
     #[error("packet memory: {0}")]
     Memory(#[from] RegionError),
+    /// The memory could not be registered with the kernel as a UMEM.
+    #[error("packet memory: {0}")]
+    Umem(#[from] UmemError),
     /// The count was zero or too large.
     #[error("packet memory of {0} chunks: the count must be between 1 and {MAX_CHUNKS}")]
     Count(usize),
@@ -43,7 +48,13 @@ pub struct FramePool {
     free: Vec<u32>,
     /// Chunks owned by live `Frame`s.
     out: usize,
-    memory: ManuallyDrop<Region>,
+    memory: ManuallyDrop<Memory>,
+}
+
+/// What a pool's chunks lie in.
+enum Memory {
+    Anonymous(Region),
+    Umem(UmemHandle),
 }
 
 // SAFETY: the pool owns its memory region and its free chunks alone; moving it moves all access.
@@ -55,12 +66,41 @@ impl FramePool {
     /// # Errors
     /// [`PoolError::Count`] for zero or more than [`MAX_CHUNKS`]; [`PoolError::Memory`] where mapping fails.
     pub fn anonymous(chunks: usize, huge_pages: HugePages) -> Result<Self, PoolError> {
-        if chunks == 0 || chunks > MAX_CHUNKS {
-            return Err(PoolError::Count(chunks));
-        }
-        let memory = Region::new(chunks * CHUNK_SIZE, huge_pages)?;
+        check_count(chunks)?;
+        let region = Region::new(chunks * CHUNK_SIZE, huge_pages)?;
+        Ok(FramePool::over(region.base(), chunks, Memory::Anonymous(region)))
+    }
+
+    /// A pool of `chunks` chunks registered with the kernel, which AF_XDP ports in copy mode can be attached to by
+    /// its [`umem_handle`](Self::umem_handle). Needs `CAP_NET_RAW` and `CAP_SYS_ADMIN` (see [`crate::umem`]).
+    ///
+    /// # Errors
+    /// [`PoolError::Count`] for zero or more than [`MAX_CHUNKS`]; [`PoolError::Umem`] where the kernel refuses.
+    pub fn umem(chunks: usize, huge_pages: HugePages) -> Result<Self, PoolError> {
+        FramePool::umem_anchored(chunks, huge_pages, Anchor::Private)
+    }
+
+    /// As [`umem`](Self::umem), with a choice of [`Anchor`]: [`Anchor::FirstPort`] where ports may be zero-copy.
+    ///
+    /// # Errors
+    /// As [`umem`](Self::umem).
+    pub fn umem_anchored(chunks: usize, huge_pages: HugePages, anchor: Anchor) -> Result<Self, PoolError> {
+        check_count(chunks)?;
+        let handle = UmemHandle::new(chunks, huge_pages, anchor)?;
+        Ok(FramePool::over(handle.base(), chunks, Memory::Umem(handle)))
+    }
+
+    fn over(base: NonNull<u8>, chunks: usize, memory: Memory) -> Self {
         let free = (0..chunks as u32).rev().collect();
-        Ok(FramePool { base: memory.base(), total: chunks, free, out: 0, memory: ManuallyDrop::new(memory) })
+        FramePool { base, total: chunks, free, out: 0, memory: ManuallyDrop::new(memory) }
+    }
+
+    /// What AF_XDP ports of this pool are attached to; `None` for a pool in anonymous memory.
+    pub fn umem_handle(&self) -> Option<UmemHandle> {
+        match &*self.memory {
+            Memory::Anonymous(_) => None,
+            Memory::Umem(handle) => Some(handle.clone()),
+        }
     }
 
     /// Takes a free chunk as an empty frame with [`HEADROOM`] in front; `None` where all are in use.
@@ -82,7 +122,17 @@ impl FramePool {
     #[inline]
     pub fn owns(&self, frame: &Frame) -> bool {
         let chunk = frame.chunk() as usize;
-        chunk < self.total && frame.base().as_ptr() as usize == self.base.as_ptr() as usize + chunk * CHUNK_SIZE
+        chunk < self.total
+            && frame.base().as_ptr() as usize == self.base.as_ptr() as usize + chunk * CHUNK_SIZE
+    }
+
+    /// Takes home what a closed port leaves. What another pool's port leaves is lost, never mixed in.
+    pub fn take_home(&mut self, closed: ClosedPort) {
+        if !self.is_of(&closed.umem) {
+            debug_assert!(false, "a closed port came to a pool that is not its own");
+            return;
+        }
+        self.free.extend(closed.chunks);
     }
 
     /// Where every chunk is.
@@ -93,7 +143,16 @@ impl FramePool {
 
     /// What backs the memory, for the operator: "huge pages (2 MiB)", or why not.
     pub fn backing(&self) -> &str {
-        self.memory.backing()
+        match &*self.memory {
+            Memory::Anonymous(region) => region.backing(),
+            Memory::Umem(handle) => handle.backing(),
+        }
+    }
+
+    /// Whether the pool's memory is this UMEM: no port may exchange chunks with another's pool.
+    #[inline]
+    pub(crate) fn is_of(&self, umem: &UmemHandle) -> bool {
+        matches!(&*self.memory, Memory::Umem(handle) if handle.is(umem))
     }
 
     /// Turns a frame into its bare chunk number, about to be given to the kernel: the chunk counts as `kernel`
@@ -127,7 +186,7 @@ impl FramePool {
         assert!((chunk as usize) < self.total && head + len <= CHUNK_SIZE);
         self.out += 1;
         // SAFETY: the chunk is in range (asserted), its memory is mapped as long as frames are out (see `drop`),
-        // initialised (anonymous memory is zeroed), and the caller took it from the free list or a ring, where
+        // initialised (anonymous and UMEM memory are mapped zeroed), and the caller took it from the free list or a ring, where
         // each chunk stands once.
         unsafe {
             let base = self.base.add(chunk as usize * CHUNK_SIZE);
@@ -136,10 +195,15 @@ impl FramePool {
     }
 }
 
+fn check_count(chunks: usize) -> Result<(), PoolError> {
+    if chunks == 0 || chunks > MAX_CHUNKS { Err(PoolError::Count(chunks)) } else { Ok(()) }
+}
+
 impl Drop for FramePool {
     fn drop(&mut self) {
         if self.out == 0 {
-            // SAFETY: dropped once, here; no frame points into the region.
+            // SAFETY: dropped once, here; no frame points into the memory. Chunks in the kernel's rings are in a
+            // UMEM, which the ports' sockets keep alive besides.
             unsafe { ManuallyDrop::drop(&mut self.memory) }
         }
     }

@@ -48,11 +48,15 @@ pub struct PortCounters {
     pub rx_bytes: u64,
     /// Received packets thrown away because they were longer than a chunk (several fragments).
     pub rx_oversize: u64,
+    /// Received descriptors thrown away because they were not of this port's memory or ran over their chunk: a
+    /// kernel bug if it ever counts.
+    pub rx_invalid: u64,
     /// Frames taken by `send` and not lost.
     pub tx_packets: u64,
     /// Bytes of those.
     pub tx_bytes: u64,
-    /// Frames taken by `send` which the kernel consumed and lost (`EBUSY`).
+    /// Frames taken by `send` which the kernel consumed and lost (`EBUSY`), or which are shorter than an Ethernet
+    /// header and so none.
     pub tx_lost: u64,
     /// Frames that were in the transmit ring when the port was closed and never left.
     pub tx_discarded: u64,
