@@ -95,7 +95,7 @@ pub struct Identity {
 pub struct Endpoint {
     /// The pod.
     pub name: ObjectName,
-    /// The node it runs on.
+    /// The node it runs on; empty where that is not known: policy holds, nothing reaches it.
     pub node: String,
     /// Its addresses, one a family at most; for hostNetwork pods the node's.
     pub addresses: Vec<IpAddr>,

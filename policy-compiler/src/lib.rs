@@ -14,9 +14,11 @@
 //! Pure: no I/O, no clock, no threads, no `unsafe`. It is not for: packets (see `dataplane`), transport of the
 //! state (see `agent-api`), L7.
 
+mod hash;
 pub mod intent;
 pub mod maglev;
 pub mod policy;
+mod prefix;
 pub mod routes;
 pub mod service;
 pub mod tables;

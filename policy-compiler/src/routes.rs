@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::intent::{Intent, ObjectName};
+use crate::hash::FastMap;
+use crate::intent::{Endpoint, Intent, Node, ObjectName};
+use crate::prefix::PrefixMap;
 use crate::tables::CompileError;
 
 /// Where an address is, seen from this node.
@@ -19,7 +21,8 @@ pub enum Route {
     Node,
     /// Nothing of the cluster: by the underlay, natively.
     External,
-    /// One of ours that does not exist: a free address of this node's pod ranges, a Service address that is no Service.
+    /// One of ours that does not exist: a free address of this node's pod ranges, a Service address that is no Service,
+    /// a pod whose node is not known.
     Unreachable,
 }
 
@@ -48,9 +51,10 @@ pub struct RemoteNode {
 pub struct RouteTable {
     endpoints: Vec<LocalEndpoint>,
     nodes: Vec<RemoteNode>,
-    exact: HashMap<IpAddr, Route>,
-    /// Sorted by prefix length, longest first.
-    prefixes: Vec<(IpNet, Route)>,
+    /// Addresses of nodes and endpoints.
+    exact: FastMap<IpAddr, Route>,
+    /// Pod ranges and Service ranges.
+    prefixes: PrefixMap<Route>,
     pod_cidrs: Vec<IpNet>,
 }
 
@@ -58,18 +62,18 @@ impl RouteTable {
     /// Compiles routes for `intent.node`.
     ///
     /// # Errors
-    /// [`CompileError::Invalid`] where the node is not among the nodes, an endpoint names an unknown node, or two
-    /// endpoints share an address.
+    /// [`CompileError::Invalid`] where the node is not among the nodes, an endpoint names an unknown node, two nodes
+    /// claim one address or one pod range, or two endpoints one address. hostNetwork pods share their node's.
     pub fn compile(intent: &Intent) -> Result<Self, CompileError> {
         if !intent.nodes.iter().any(|node| node.name == intent.node) {
             let problem = format!("node {:?} is not among the nodes", intent.node);
             return Err(CompileError::Invalid { object: "intent".into(), field: "node".into(), problem });
         }
         let mut table = RouteTable::default();
-        table.add_nodes(intent);
+        let mut prefixes = table.add_nodes(intent)?;
         table.add_endpoints(intent)?;
-        table.prefixes.extend(intent.service_ranges.iter().map(|range| (*range, Route::Unreachable)));
-        table.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
+        prefixes.extend(intent.service_ranges.iter().map(|range| (*range, Route::Unreachable)));
+        table.prefixes = PrefixMap::new(prefixes);
         Ok(table)
     }
 
@@ -78,7 +82,7 @@ impl RouteTable {
         if let Some(route) = self.exact.get(&address) {
             return *route;
         }
-        self.prefixes.iter().find(|(prefix, _)| prefix.contains(&address)).map_or(Route::External, |(_, route)| *route)
+        self.prefixes.lookup(address).unwrap_or(Route::External)
     }
 
     /// The endpoints on this node that have addresses of their own (no hostNetwork pods).
@@ -101,44 +105,66 @@ impl RouteTable {
         &self.pod_cidrs
     }
 
-    fn add_nodes(&mut self, intent: &Intent) {
+    /// Adds the nodes and their addresses; answers with the routes of their pod ranges.
+    fn add_nodes(&mut self, intent: &Intent) -> Result<Vec<(IpNet, Route)>, CompileError> {
+        let mut prefixes = Vec::new();
+        let mut owners = HashMap::<IpNet, &str>::new();
         for (index, node) in intent.nodes.iter().enumerate() {
             let this = node.name == intent.node;
             let route = if this { Route::Node } else { Route::External };
+            for (claim, field) in claims(node) {
+                if let Some(other) = owners.insert(claim, &node.name) {
+                    let problem = format!("{claim} belongs to node {other} already");
+                    return Err(invalid(format!("Node {}", node.name), format!("nodes[{index}].{field}"), problem));
+                }
+            }
             self.exact.extend(node.addresses.iter().map(|address| (*address, route)));
             let pods = if this { Route::Unreachable } else { Route::Tunnel(index as u32) };
-            self.prefixes.extend(node.pod_cidrs.iter().map(|cidr| (*cidr, pods)));
+            prefixes.extend(node.pod_cidrs.iter().map(|cidr| (*cidr, pods)));
             self.pod_cidrs.extend(&node.pod_cidrs);
             self.nodes.push(RemoteNode { name: node.name.clone(), addresses: node.addresses.clone(), this });
         }
+        Ok(prefixes)
     }
 
     fn add_endpoints(&mut self, intent: &Intent) -> Result<(), CompileError> {
+        let nodes: HashMap<&str, u32> = intent.nodes.iter().map(|node| node.name.as_str()).zip(0..).collect();
         for (index, endpoint) in intent.endpoints.iter().enumerate().filter(|(_, e)| !e.host_network) {
-            let invalid = |field: String, problem: String| CompileError::Invalid {
-                object: format!("Pod {}", endpoint.name),
-                field: format!("endpoints[{index}].{field}"),
-                problem,
+            let fault = |field: String, problem: String| {
+                invalid(format!("Pod {}", endpoint.name), format!("endpoints[{index}].{field}"), problem)
             };
-            let Some(node) = intent.nodes.iter().position(|node| node.name == endpoint.node) else {
-                return Err(invalid("node".into(), format!("no node is called {:?}", endpoint.node)));
-            };
-            let route = if endpoint.node == intent.node {
-                self.endpoints
-                    .push(LocalEndpoint { name: endpoint.name.clone(), addresses: endpoint.addresses.clone() });
-                Route::Endpoint(self.endpoints.len() as u32 - 1)
-            } else {
-                Route::Tunnel(node as u32)
+            let route = match nodes.get(endpoint.node.as_str()) {
+                Some(_) if endpoint.node == intent.node => self.add_local(endpoint),
+                Some(node) => Route::Tunnel(*node),
+                None if endpoint.node.is_empty() => Route::Unreachable,
+                None => return Err(fault("node".into(), format!("no node is called {:?}", endpoint.node))),
             };
             for (position, address) in endpoint.addresses.iter().enumerate() {
                 if self.exact.insert(*address, route).is_some() {
-                    return Err(invalid(
-                        format!("addresses[{position}]"),
-                        format!("{address} belongs to another endpoint or node already"),
-                    ));
+                    let problem = format!("{address} belongs to another endpoint or node already");
+                    return Err(fault(format!("addresses[{position}]"), problem));
                 }
             }
         }
         Ok(())
     }
+
+    fn add_local(&mut self, endpoint: &Endpoint) -> Route {
+        let (name, addresses) = (endpoint.name.clone(), endpoint.addresses.clone());
+        self.endpoints.push(LocalEndpoint { name, addresses });
+        Route::Endpoint(self.endpoints.len() as u32 - 1)
+    }
 }
+
+/// What no two nodes may have: addresses and pod ranges, each with the field it stands in.
+fn claims(node: &Node) -> Vec<(IpNet, &'static str)> {
+    let addresses = node.addresses.iter().map(|address| (IpNet::from(*address), "addresses"));
+    addresses.chain(node.pod_cidrs.iter().map(|cidr| (cidr.trunc(), "pod_cidrs"))).collect()
+}
+
+fn invalid(object: String, field: String, problem: String) -> CompileError {
+    CompileError::Invalid { object, field, problem }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,60 @@
 //! [`ServiceTable`]: Services and their backends, compiled for one node.
+//!
+//! ```text
+//!   (address, protocol, port) ──► frontend ──► Service ──┬─ cluster set ─┐
+//!                                    │                   └─ local set ───┴─ Maglev ──► backend
+//!                     which policy holds, who may come
+//! ```
+//!
+//! The answers are kube-proxy's (Kubernetes 1.33 to 1.36, nftables mode), rule by rule:
+//!
+//! | client | frontend | backends | masqueraded |
+//! |---|---|---|---|
+//! | pod | cluster address | `internalTrafficPolicy` | no |
+//! | other | cluster address | `internalTrafficPolicy` | yes, where pod ranges are known |
+//! | any | node port, external, load balancer; policy Cluster | cluster set | yes |
+//! | pod | the same; policy Local | cluster set: as if out to a balancer and back | no |
+//! | this node | the same; policy Local | cluster set | yes |
+//! | other | the same; policy Local | local set | no |
+//! | a backend | any, and it is chosen itself (hairpin) | | yes |
+//!
+//! *Cluster set*: the ready endpoints, narrowed by `hints.forNodes` (all ready endpoints have them and one names
+//! this node), else by `hints.forZones` in the same way; where none is ready, those that serve while terminating.
+//! *Local set*: the ready endpoints of this node, else those that serve while terminating. No endpoint in either:
+//! [`Resolution::Reject`]. Endpoints, but none in the set that holds: [`Resolution::Drop`]. A cluster address on a
+//! port it does not have: rejected. A load-balancer address to a client outside of `loadBalancerSourceRanges`:
+//! dropped (ranges of the other family do not count, as kube-proxy has it).
+//!
+//! Differences from kube-proxy, each on purpose: node ports answer on every address of the Node object unless
+//! [`ServiceOptions`] says otherwise; backends are chosen by Maglev, so that all nodes choose alike and a flow
+//! that loses its entry finds its backend again; `sessionAffinity: ClientIP` is the same table under a hash of the
+//! client's address and the Service alone: it needs no state, outlives every timeout, and moves only the few
+//! clients that Maglev moves when the backends change.
 
+mod clients;
+mod compile;
+mod sets;
+
+#[cfg(all(test, feature = "kubernetes"))]
+mod conformance;
+#[cfg(feature = "kubernetes")]
+pub mod oracle;
+#[cfg(all(test, feature = "kubernetes"))]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::intent::{Intent, ObjectName};
+use ipnet::IpNet;
+
+use crate::hash::{FastMap, absorb, absorb_address, finish};
+use crate::intent::{FrontendKind, Intent, ObjectName, TrafficPolicy};
+use crate::maglev::Member;
 use crate::tables::CompileError;
+use clients::Clients;
+use sets::{BackendSets, SetId};
 
 /// Number of a Service port within one [`ServiceTable`]; what a flow entry carries. Not stable across generations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,9 +90,10 @@ pub enum Resolution {
         /// that is its own backend (hairpin).
         masquerade: bool,
     },
-    /// No endpoint at all: answer with TCP RST or ICMP port unreachable.
+    /// No endpoint at all, or a port that the cluster address does not have: answer with TCP RST or ICMP port
+    /// unreachable.
     Reject {
-        /// The Service port.
+        /// The Service port (of a port that does not exist: the first of the Service's).
         service: ServiceId,
     },
     /// Endpoints, but none that may be used here (Local policy without a local one, source ranges): silence.
@@ -51,31 +103,265 @@ pub enum Resolution {
     },
 }
 
+/// All that [`ServiceTable::resolve`] may answer for a client's address, whatever its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Candidates<'a> {
+    /// The destination is no Service.
+    NotAService,
+    /// One of these backends.
+    Forward {
+        /// The Service port.
+        service: ServiceId,
+        /// In ascending order; at least one.
+        backends: &'a [Member],
+        /// Whether the source is translated, too. A backend that is the client's own address always is.
+        masquerade: bool,
+    },
+    /// See [`Resolution::Reject`].
+    Reject {
+        /// The Service port.
+        service: ServiceId,
+    },
+    /// See [`Resolution::Drop`].
+    Drop {
+        /// The Service port.
+        service: ServiceId,
+    },
+}
+
+/// On which of its own addresses a node takes node ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// All addresses of its Node object.
+    #[default]
+    All,
+    /// The first of each family (kube-proxy's `--nodeport-addresses=primary`).
+    Primary,
+    /// Those within the ranges (`--nodeport-addresses=CIDR,…`).
+    Within(Vec<IpNet>),
+}
+
+/// What an operator may choose about Services.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceOptions {
+    /// Where node ports answer.
+    pub node_ports: NodePortAddresses,
+    /// Masquerades all that goes to cluster addresses (kube-proxy's `--masquerade-all`).
+    pub masquerade_all: bool,
+}
+
 /// Services of one node.
 #[derive(Debug, Default)]
-pub struct ServiceTable {}
+pub struct ServiceTable {
+    frontends: FastMap<FrontendKey, FrontendEntry>,
+    /// Every cluster address with the first Service port that has it.
+    cluster_addresses: FastMap<IpAddr, ServiceId>,
+    /// Indexed by [`ServiceId`].
+    services: Vec<ServiceEntry>,
+    /// Object and port name, indexed by [`ServiceId`]: apart, so that what is looked up stays dense.
+    names: Vec<(ObjectName, String)>,
+    sets: BackendSets,
+    clients: Clients,
+    masquerade_all: bool,
+}
+
+/// Where a Service is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FrontendKey {
+    address: IpAddr,
+    port: u16,
+    protocol: u8,
+}
+
+impl Hash for FrontendKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let rest = u64::from(self.protocol) << 16 | u64::from(self.port);
+        state.write_u64(absorb_address(rest, self.address));
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FrontendEntry {
+    service: ServiceId,
+    kind: FrontendKind,
+}
+
+/// One Service port.
+#[derive(Debug)]
+struct ServiceEntry {
+    internal: TrafficPolicy,
+    external: TrafficPolicy,
+    /// Under `sessionAffinity: ClientIP`, the Service's part of the hash.
+    affinity: Option<u64>,
+    /// Who may use the load-balancer addresses; empty for everyone.
+    source_ranges: Box<[IpNet]>,
+    /// For the Cluster policy; `None` where it is empty or no frontend uses it.
+    cluster: Option<SetId>,
+    /// For the Local policy; `None` where it is empty or no frontend uses it.
+    local: Option<SetId>,
+    /// Every backend that is ready or serving: where live flows may stay.
+    serving: Option<SetId>,
+    /// Whether any node has an endpoint to offer.
+    any: bool,
+}
 
 impl ServiceTable {
-    /// Compiles the Services of `intent` for its node.
+    /// Compiles the Services of `intent` for its node, with the options' defaults.
     ///
     /// # Errors
     /// [`CompileError::Invalid`] for a port 0, a backend of the wrong family or two Services at one address and port.
-    pub fn compile(_intent: &Intent) -> Result<Self, CompileError> {
-        Ok(ServiceTable {})
+    pub fn compile(intent: &Intent) -> Result<Self, CompileError> {
+        Self::compile_with(intent, &ServiceOptions::default(), None)
     }
 
-    /// What to do with the first packet of a flow.
-    pub fn resolve(&self, _query: &ServiceQuery) -> Resolution {
-        Resolution::NotAService
+    /// Compiles the Services of `intent` for its node. Lookup tables of `previous` over unchanged backends are
+    /// shared, not built again.
+    ///
+    /// # Errors
+    /// As [`ServiceTable::compile`].
+    pub fn compile_with(
+        intent: &Intent,
+        options: &ServiceOptions,
+        previous: Option<&ServiceTable>,
+    ) -> Result<Self, CompileError> {
+        compile::compile(intent, options, previous)
+    }
+
+    /// What to do with the first packet of a flow. The choice is the same on every node that has the same backends
+    /// to choose from.
+    pub fn resolve(&self, query: &ServiceQuery) -> Resolution {
+        match self.plan(query) {
+            Plan::NotAService => Resolution::NotAService,
+            Plan::Reject(service) => Resolution::Reject { service },
+            Plan::Drop(service) => Resolution::Drop { service },
+            Plan::Forward { service, set, masquerade } => {
+                match self.sets.pick(set, self.hash(service, query)) {
+                    Some(backend) => {
+                        let masquerade = masquerade || backend.ip() == query.src;
+                        Resolution::Forward { service, backend, masquerade }
+                    }
+                    None => Resolution::Drop { service },
+                }
+            }
+        }
+    }
+
+    /// Every backend that [`ServiceTable::resolve`] may choose for this client.
+    pub fn candidates(&self, query: &ServiceQuery) -> Candidates<'_> {
+        match self.plan(query) {
+            Plan::NotAService => Candidates::NotAService,
+            Plan::Reject(service) => Candidates::Reject { service },
+            Plan::Drop(service) => Candidates::Drop { service },
+            Plan::Forward { service, set, masquerade } => {
+                Candidates::Forward { service, backends: self.sets.members(set), masquerade }
+            }
+        }
     }
 
     /// Whether `backend` is still one to which `service`'s live flows may go (ready, or serving while it terminates).
-    pub fn still_serves(&self, _query: &ServiceQuery, _backend: SocketAddr) -> bool {
-        false
+    /// A traffic policy or a hint that changed does not move live flows; a source range that changed ends them.
+    pub fn still_serves(&self, query: &ServiceQuery, backend: SocketAddr) -> bool {
+        let Some((frontend, service)) = self.frontend(query) else { return false };
+        let admitted = frontend.kind != FrontendKind::LoadBalancer || service.admits(query.src);
+        admitted && service.serving.is_some_and(|set| self.sets.contains(set, backend))
     }
 
     /// The Service object and port name behind a number.
-    pub fn name(&self, _service: ServiceId) -> Option<(&ObjectName, &str)> {
-        None
+    pub fn name(&self, service: ServiceId) -> Option<(&ObjectName, &str)> {
+        self.names.get(service.0 as usize).map(|(name, port)| (name, port.as_str()))
     }
+
+    /// Number of Service ports.
+    pub fn len(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Whether there are no Services.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// Heap memory of the backends' lists and lookup tables, in bytes: what grows with the cluster.
+    pub fn backend_bytes(&self) -> usize {
+        self.sets.bytes()
+    }
+
+    fn frontend(&self, query: &ServiceQuery) -> Option<(FrontendEntry, &ServiceEntry)> {
+        let key = FrontendKey { address: query.dst, port: query.dst_port, protocol: query.protocol };
+        let frontend = *self.frontends.get(&key)?;
+        self.services.get(frontend.service.0 as usize).map(|service| (frontend, service))
+    }
+
+    fn plan(&self, query: &ServiceQuery) -> Plan {
+        let Some((frontend, service)) = self.frontend(query) else {
+            return self
+                .cluster_addresses
+                .get(&query.dst)
+                .map_or(Plan::NotAService, |service| Plan::Reject(*service));
+        };
+        if frontend.kind == FrontendKind::LoadBalancer && !service.admits(query.src) {
+            return Plan::Drop(frontend.service);
+        }
+        if !service.any {
+            return Plan::Reject(frontend.service);
+        }
+        let (set, masquerade) = match frontend.kind {
+            FrontendKind::ClusterIp => self.internal(service, query.src),
+            FrontendKind::NodePort | FrontendKind::ExternalIp | FrontendKind::LoadBalancer => {
+                self.external(service, query.src)
+            }
+        };
+        match set {
+            Some(set) => Plan::Forward { service: frontend.service, set, masquerade },
+            None => Plan::Drop(frontend.service),
+        }
+    }
+
+    fn internal(&self, service: &ServiceEntry, client: IpAddr) -> (Option<SetId>, bool) {
+        let off_cluster = self.clients.knows_pods(client) && !self.clients.is_pod(client);
+        let set = match service.internal {
+            TrafficPolicy::Cluster => service.cluster,
+            TrafficPolicy::Local => service.local,
+        };
+        (set, self.masquerade_all || off_cluster)
+    }
+
+    fn external(&self, service: &ServiceEntry, client: IpAddr) -> (Option<SetId>, bool) {
+        match service.external {
+            TrafficPolicy::Cluster => (service.cluster, true),
+            TrafficPolicy::Local if self.clients.knows_pods(client) && self.clients.is_pod(client) => {
+                (service.cluster, false)
+            }
+            TrafficPolicy::Local if self.clients.is_node(client) => (service.cluster, true),
+            TrafficPolicy::Local => (service.local, false),
+        }
+    }
+
+    fn hash(&self, service: ServiceId, query: &ServiceQuery) -> u64 {
+        let affinity = self.services.get(service.0 as usize).and_then(|entry| entry.affinity);
+        let hash = match affinity {
+            Some(salt) => absorb_address(salt, query.src),
+            None => {
+                let ports = u64::from(query.protocol) << 32
+                    | u64::from(query.src_port) << 16
+                    | u64::from(query.dst_port);
+                absorb(absorb_address(absorb_address(0, query.src), query.dst), ports)
+            }
+        };
+        finish(hash)
+    }
+}
+
+impl ServiceEntry {
+    fn admits(&self, client: IpAddr) -> bool {
+        self.source_ranges.is_empty() || self.source_ranges.iter().any(|range| range.contains(&client))
+    }
+}
+
+/// What is known before a backend is picked.
+enum Plan {
+    NotAService,
+    Forward { service: ServiceId, set: SetId, masquerade: bool },
+    Reject(ServiceId),
+    Drop(ServiceId),
 }

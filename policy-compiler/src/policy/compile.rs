@@ -1,0 +1,270 @@
+//! From the policies of an [`Intent`] to a [`PolicyTable`].
+//!
+//! 1. Number the rules in the order of their policies' names: where several allow, the lowest number decides.
+//! 2. Number the groups of peers; on egress a named port is the peer's, so such a rule becomes one part a number.
+//! 3. Number the subjects: identities that the same policies isolate and whose named ports agree.
+//! 4. Classify every address that is known, and every prefix.
+//! 5. For each subject, match its rules with the classes and write the port lists.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::peers::{Classes, Groups};
+use super::ports::{PortListBuilder, Span};
+use super::rows::RowBuilder;
+use super::{Entry, NOBODY, PolicyTable, RuleId, RuleOrigin, Subject};
+use crate::intent::{Intent, Policy, PortMatch, PortSelector, Protocol, Rule};
+use crate::tables::CompileError;
+
+/// Compiles the policies of a checked intent.
+pub(super) fn compile(intent: &Intent) -> Result<PolicyTable, CompileError> {
+    let mut policies: Vec<&Policy> = intent.policies.iter().collect();
+    policies.sort_by_key(|policy| (policy.kind, &policy.name));
+    for policy in &policies {
+        check(policy, intent.identities.len())?;
+    }
+    let mut numbered = number_rules(&policies, intent); // 1, 2
+    let mut table = PolicyTable { origins: std::mem::take(&mut numbered.origins), ..PolicyTable::default() };
+    table.policies = policies.iter().map(|policy| policy.name.clone()).collect();
+    let mut classes = std::mem::take(&mut numbered.groups).finish(intent.identities.len());
+    let subjects = Subjects::of(&policies, &numbered, intent); // 3
+    add_addresses(&mut table, intent, &subjects, &mut classes)?; // 4
+    write_subjects(&mut table, &subjects, &classes); // 5
+    Ok(table)
+}
+
+/// What a rule, or its part with one named port's number, allows.
+#[derive(Clone)]
+struct Part {
+    rule: RuleId,
+    group: u32,
+    /// `None`: every protocol and port.
+    ports: Option<Vec<PortMatch>>,
+}
+
+/// The parts of each policy's rules, for the directions in which it isolates.
+struct Parts {
+    ingress: Option<Vec<Part>>,
+    egress: Option<Vec<Part>>,
+}
+
+impl Parts {
+    fn of(&self, ingress: bool) -> Option<&[Part]> {
+        if ingress { self.ingress.as_deref() } else { self.egress.as_deref() }
+    }
+}
+
+#[derive(Default)]
+struct Numbered {
+    groups: Groups,
+    origins: Vec<RuleOrigin>,
+    /// In the policies' order.
+    parts: Vec<Parts>,
+}
+
+fn number_rules(policies: &[&Policy], intent: &Intent) -> Numbered {
+    let mut holders = BTreeMap::<(&str, Protocol), BTreeMap<u16, Vec<u32>>>::new();
+    for (identity, (name, protocol, number)) in named_ports(intent) {
+        holders.entry((name, *protocol)).or_default().entry(*number).or_default().push(identity);
+    }
+    let mut numbered = Numbered::default();
+    for policy in policies {
+        let mut number = |rules: &Option<Vec<Rule>>, ingress: bool| -> Option<Vec<Part>> {
+            let mut parts = Vec::new();
+            for rule in rules.as_ref()? {
+                let id = RuleId(RuleId::FIRST + numbered.origins.len() as u32);
+                numbered.origins.push(RuleOrigin {
+                    kind: policy.kind,
+                    policy: policy.name.clone(),
+                    resource_version: policy.resource_version.clone(),
+                    ingress,
+                    index: rule.index,
+                });
+                let named = |port: &&PortMatch| !ingress && matches!(port.port, PortSelector::Named(_));
+                let (named, plain): (Vec<&PortMatch>, Vec<&PortMatch>) = rule.ports.iter().flatten().partition(named);
+                if rule.ports.is_none() || !plain.is_empty() {
+                    let ports = rule.ports.as_ref().map(|_| plain.into_iter().cloned().collect());
+                    parts.push(Part { rule: id, group: numbered.groups.number(rule.peers.as_ref(), None), ports });
+                }
+                for port in named {
+                    let PortSelector::Named(name) = &port.port else { continue };
+                    for (number, identities) in holders.get(&(name.as_str(), port.protocol)).into_iter().flatten() {
+                        let group = numbered.groups.number(rule.peers.as_ref(), Some(identities));
+                        let port = PortMatch { protocol: port.protocol, port: PortSelector::Range(*number, *number) };
+                        parts.push(Part { rule: id, group, ports: Some(vec![port]) });
+                    }
+                }
+            }
+            Some(parts)
+        };
+        let (ingress, egress) = (number(&policy.ingress, true), number(&policy.egress, false));
+        numbered.parts.push(Parts { ingress, egress });
+    }
+    numbered
+}
+
+/// All named ports with their identities, identities ascending.
+fn named_ports(intent: &Intent) -> impl Iterator<Item = (u32, (&str, &Protocol, &u16))> {
+    intent.identities.iter().enumerate().flat_map(|(identity, class)| {
+        class.named_ports.iter().map(move |(name, protocol, port)| (identity as u32, (name.as_str(), protocol, port)))
+    })
+}
+
+/// The isolated subjects of both directions; number 0 is left for those whom nothing isolates.
+struct Subjects {
+    /// By identity: the subject for ingress and the one for egress.
+    of_identity: Vec<(u32, u32)>,
+    /// From number 1 on.
+    subjects: Vec<DraftSubject>,
+}
+
+struct DraftSubject {
+    /// Positions of the policies that isolate it.
+    policies: Vec<u32>,
+    parts: Vec<Part>,
+}
+
+impl Subjects {
+    fn of(policies: &[&Policy], numbered: &Numbered, intent: &Intent) -> Self {
+        let mut isolating = vec![(Vec::new(), Vec::new()); intent.identities.len()];
+        for (position, (policy, parts)) in policies.iter().zip(&numbered.parts).enumerate() {
+            for identity in &policy.subjects {
+                let Some((ingress, egress)) = isolating.get_mut(*identity as usize) else { continue };
+                parts.ingress.iter().for_each(|_| ingress.push(position as u32));
+                parts.egress.iter().for_each(|_| egress.push(position as u32));
+            }
+        }
+        let mut subjects = Subjects { of_identity: Vec::new(), subjects: Vec::new() };
+        let mut known = HashMap::new();
+        for (identity, (ingress, egress)) in intent.identities.iter().zip(isolating) {
+            let mut number = |policies: Vec<u32>, ports: &[(String, Protocol, u16)], ingress: bool| -> u32 {
+                if policies.is_empty() {
+                    return 0;
+                }
+                *known.entry((policies, ports.to_vec(), ingress)).or_insert_with_key(|(policies, ports, ingress)| {
+                    subjects.subjects.push(DraftSubject::new(policies, ports, *ingress, numbered));
+                    subjects.subjects.len() as u32
+                })
+            };
+            let numbers = (number(ingress, &identity.named_ports, true), number(egress, &[], false));
+            subjects.of_identity.push(numbers);
+        }
+        subjects
+    }
+}
+
+impl DraftSubject {
+    fn new(policies: &[u32], ports: &[(String, Protocol, u16)], ingress: bool, numbered: &Numbered) -> Self {
+        let lists = policies.iter().filter_map(|policy| numbered.parts.get(*policy as usize)?.of(ingress));
+        let resolved = |part: &Part| Part {
+            ports: part.ports.as_ref().map(|list| list.iter().flat_map(|port| resolve(port, ports)).collect()),
+            ..part.clone()
+        };
+        DraftSubject { policies: policies.to_vec(), parts: lists.flatten().map(resolved).collect() }
+    }
+}
+
+/// What a port of an ingress rule means to a subject with `named` ports.
+fn resolve(port: &PortMatch, named: &[(String, Protocol, u16)]) -> Vec<PortMatch> {
+    let PortSelector::Named(wanted) = &port.port else { return vec![port.clone()] };
+    let meant = named.iter().filter(|(name, protocol, _)| name == wanted && *protocol == port.protocol);
+    let range = |number: u16| PortMatch { protocol: port.protocol, port: PortSelector::Range(number, number) };
+    meant.map(|(_, _, number)| range(*number)).collect()
+}
+
+/// Classifies nodes' and endpoints' addresses, and all others by prefix.
+fn add_addresses(
+    table: &mut PolicyTable,
+    intent: &Intent,
+    subjects: &Subjects,
+    classes: &mut Classes,
+) -> Result<(), CompileError> {
+    let numbers: HashMap<&str, u32> = intent.nodes.iter().map(|node| node.name.as_str()).zip(0..).collect();
+    let host = |node: u32, class: u32| Entry { endpoint: NOBODY, node, class, ingress: 0, egress: 0 };
+    for (node, number) in intent.nodes.iter().zip(0..) {
+        for address in &node.addresses {
+            table.addresses.insert(*address, host(number, classes.of_address(*address, None)));
+        }
+    }
+    for (endpoint, number) in intent.endpoints.iter().zip(0..) {
+        let node = numbers.get(endpoint.node.as_str()).copied().unwrap_or(NOBODY);
+        let identity = endpoint.identity;
+        let Some((ingress, egress)) = subjects.of_identity.get(identity as usize).copied() else {
+            let problem = format!("there is no identity {identity}");
+            return Err(invalid(format!("Pod {}", endpoint.name), format!("endpoints[{number}].identity"), problem));
+        };
+        for address in &endpoint.addresses {
+            if endpoint.host_network {
+                let class = classes.of_address(*address, None);
+                table.addresses.entry(*address).or_insert(host(node, class));
+            } else {
+                let class = classes.of_address(*address, Some(identity));
+                table.addresses.insert(*address, Entry { endpoint: number, node, class, ingress, egress });
+            }
+        }
+    }
+    table.outside = classes.outside();
+    Ok(())
+}
+
+fn write_subjects(table: &mut PolicyTable, subjects: &Subjects, classes: &Classes) {
+    let mut rows = RowBuilder::new(classes.count());
+    let mut ports = PortListBuilder::default();
+    table.subjects.push(Subject::default());
+    for subject in &subjects.subjects {
+        let row = rows.row(subject.parts.iter().map(|part| part.group).collect(), classes);
+        let first_list = table.lists.len() as u32;
+        for matching in &row.matches {
+            let parts = matching.iter().filter_map(|position| subject.parts.get(*position as usize));
+            table.lists.push(ports.number(parts.flat_map(spans).collect()));
+        }
+        table.subjects.push(Subject { row: row.number, first_list, policies: subject.policies.clone() });
+    }
+    table.rows = rows.finish();
+    table.ports = ports.finish();
+}
+
+fn spans(part: &Part) -> Vec<Span> {
+    let Some(ports) = &part.ports else { return vec![Span::everything(part.rule)] };
+    let span = |port: &PortMatch| match port.port {
+        PortSelector::Any => Some(Span::ports(port.protocol, 0, u16::MAX, part.rule)),
+        PortSelector::Range(first, last) => Some(Span::ports(port.protocol, first, last, part.rule)),
+        PortSelector::Named(_) => None,
+    };
+    ports.iter().filter_map(span).collect()
+}
+
+fn check(policy: &Policy, identities: usize) -> Result<(), CompileError> {
+    let refuse = |field: String, problem: String| Err(invalid(format!("{} {}", policy.kind, policy.name), field, problem));
+    let missing = |list: &[u32]| list.iter().position(|identity| *identity as usize >= identities);
+    if let Some(position) = missing(&policy.subjects) {
+        return refuse(format!("subjects[{position}]"), format!("there are {identities} identities"));
+    }
+    let ingress = policy.ingress.iter().flatten().map(|rule| ("ingress", rule));
+    for (direction, rule) in ingress.chain(policy.egress.iter().flatten().map(|rule| ("egress", rule))) {
+        let at = format!("{direction}[{}]", rule.index);
+        if let Some(peers) = &rule.peers {
+            if let Some(position) = missing(&peers.identities) {
+                let field = format!("{at}.peers.identities[{position}]");
+                return refuse(field, format!("there are {identities} identities"));
+            }
+            for (position, block) in peers.blocks.iter().enumerate() {
+                if let Some(part) = block.except.iter().find(|part| !block.cidr.contains(*part)) {
+                    let problem = format!("{part} is not within {}", block.cidr);
+                    return refuse(format!("{at}.peers.blocks[{position}].except"), problem);
+                }
+            }
+        }
+        for (position, port) in rule.ports.iter().flatten().enumerate() {
+            if let PortSelector::Range(first, last) = port.port
+                && last < first
+            {
+                return refuse(format!("{at}.ports[{position}]"), format!("the range {first}-{last} is empty"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn invalid(object: String, field: String, problem: String) -> CompileError {
+    CompileError::Invalid { object, field, problem }
+}
