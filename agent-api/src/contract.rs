@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use policy_compiler::intent::Intent;
@@ -57,6 +58,49 @@ pub trait Dataplane: Send + Sync + 'static {
 
     /// Live flow entries, at most `limit`.
     fn flows(&self, limit: usize) -> impl Future<Output = Vec<FlowInfo>> + Send;
+}
+
+/// A dataplane that is shared is one, too.
+impl<D: Dataplane> Dataplane for Arc<D> {
+    fn apply(
+        &self,
+        intent: Intent,
+        expected: Option<u64>,
+    ) -> impl Future<Output = Result<Applied, Refusal>> + Send {
+        D::apply(self, intent, expected)
+    }
+
+    fn state(&self) -> impl Future<Output = State> + Send {
+        D::state(self)
+    }
+
+    fn stats(&self) -> impl Future<Output = Stats> + Send {
+        D::stats(self)
+    }
+
+    fn watch_drops(&self) -> impl Future<Output = BoxStream<'static, DropEvent>> + Send {
+        D::watch_drops(self)
+    }
+
+    fn explain(&self, query: ExplainQuery) -> impl Future<Output = Result<Explanation, Refusal>> + Send {
+        D::explain(self, query)
+    }
+
+    fn add_port(&self, request: AddPort) -> impl Future<Output = Result<PortInfo, Refusal>> + Send {
+        D::add_port(self, request)
+    }
+
+    fn remove_port(&self, device: String) -> impl Future<Output = Result<(), Refusal>> + Send {
+        D::remove_port(self, device)
+    }
+
+    fn ports(&self) -> impl Future<Output = Vec<PortInfo>> + Send {
+        D::ports(self)
+    }
+
+    fn flows(&self, limit: usize) -> impl Future<Output = Vec<FlowInfo>> + Send {
+        D::flows(self, limit)
+    }
 }
 
 /// A transaction took effect.

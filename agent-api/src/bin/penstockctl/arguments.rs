@@ -1,0 +1,300 @@
+//! What may be typed.
+
+use std::path::PathBuf;
+
+use agent_api::address::{Address, DEFAULT_SOCKET};
+use clap::{Args, Parser, Subcommand};
+use policy_compiler::objects::{DEFAULT_VNI, IntentOptions};
+
+use crate::answer::Output;
+
+/// Asks a running penstockd, or judges a folder of Kubernetes manifests offline.
+#[derive(Debug, Parser)]
+#[command(name = "penstockctl", version, after_help = EXIT_CODES, subcommand_required = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// How to print answers and errors.
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Output::Human)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; the answer is on standard output
+  1  the answer is negative (explain: dropped; policy, apply: bad manifests), or penstockd refused
+  2  wrong arguments, or a file that they name cannot be read
+  3  penstockd is not reachable
+  simulate: the exit code of `penstockd simulate`
+
+With -o json an error is {\"error\": {\"object\", \"field\", \"problem\", \"kind\"}} on standard error.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Connection {
+    /// Where penstockd is: a path, unix:///path, or http:// with a loopback address.
+    #[arg(long, global = true, value_name = "ADDRESS", env = "PENSTOCK_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: Address,
+    /// How long to try to connect.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) wait: u64,
+    /// How long an answer may take.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Replace the whole state as one transaction.
+    Apply(Apply),
+    /// The running generation and state.
+    Status,
+    /// Counters of workers, ports and flow tables.
+    Stats,
+    /// Dropped packets: counters by reason, or each as it happens.
+    Drops {
+        /// Print each dropped packet as it happens, until interrupted (as JSON: one object a line).
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// The attached ports; add and remove them.
+    Ports {
+        #[command(subcommand)]
+        command: Option<PortsCommand>,
+    },
+    /// Live flow entries.
+    Flows {
+        /// At most this many.
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Services of the running state, with their backends.
+    Services,
+    /// Judge a folder of manifests offline, through the compiled tables.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Answer a list of probes offline, through the compiled tables.
+    Evaluate(Evaluate),
+    /// What would happen to a packet now, and why.
+    Explain(Explain),
+    /// Run a capture through the pipeline, offline and without root.
+    ///
+    /// Compiles the manifests and hands them to `penstockd simulate`, which is looked for beside penstockctl, then in
+    /// PATH. Options that are not penstockctl's are passed on.
+    Simulate(Simulate),
+}
+
+#[derive(Debug, Args)]
+#[group(id = "source", required = true, multiple = false, args = ["manifests", "file"])]
+pub(crate) struct Apply {
+    /// Folder of manifests.
+    #[arg(long, value_name = "DIR", requires = "node")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Name of the Node object whose state is made.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(crate) node: Option<String>,
+    /// A state as JSON, as `penstockctl status -o json` prints it; - for standard input.
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["vni", "service_ranges"])]
+    pub(crate) file: Option<PathBuf>,
+    /// Refuse unless this generation is running.
+    #[arg(long, value_name = "GENERATION")]
+    pub(crate) expect: Option<u64>,
+    #[command(flatten)]
+    pub(crate) network: Network,
+}
+
+/// What manifests do not say.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Network {
+    /// VXLAN network identifier of the pod network.
+    #[arg(long, default_value_t = DEFAULT_VNI, value_parser = clap::value_parser!(u32).range(..1 << 24))]
+    vni: u32,
+    /// The API server's --service-cluster-ip-range; may be repeated.
+    #[arg(long = "service-range", value_name = "CIDR")]
+    service_ranges: Vec<ipnet::IpNet>,
+}
+
+impl Network {
+    pub(crate) fn options(&self) -> IntentOptions {
+        IntentOptions { vni: self.vni, service_ranges: self.service_ranges.clone() }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Manifests {
+    /// Folder of manifests.
+    #[arg(long = "manifests", value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) network: Network,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PortsCommand {
+    /// List the ports (what `ports` alone does).
+    List,
+    /// Attach a device.
+    Add(AddPort),
+    /// Detach a device.
+    Remove {
+        /// Device name in penstockd's network namespace.
+        #[arg(long)]
+        device: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(id = "role", required = true, multiple = false, args = ["pod", "uplink", "host"])]
+pub(crate) struct AddPort {
+    /// Device name in penstockd's network namespace.
+    #[arg(long)]
+    pub(crate) device: String,
+    /// A pod or virtual machine is behind it.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pod_name)]
+    pub(crate) pod: Option<String>,
+    /// The underlay is behind it.
+    #[arg(long)]
+    pub(crate) uplink: bool,
+    /// The node's own network stack is behind it.
+    #[arg(long)]
+    pub(crate) host: bool,
+    /// MAC address of what is behind it; learned where left out.
+    #[arg(long, value_name = "ADDRESS", value_parser = mac)]
+    pub(crate) mac: Option<[u8; 6]>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Check the objects and compile them; say who is isolated by what.
+    Check {
+        #[command(flatten)]
+        manifests: Manifests,
+        /// Compile everything for this node, not only the policies.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
+    /// Who reaches whom.
+    Matrix(Matrix),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Matrix {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// Name of a Node object; the policies are the same for each.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// tcp, udp, sctp, icmp, icmpv6 or a number.
+    #[arg(long, default_value = "tcp", value_parser = protocol)]
+    pub(crate) protocol: u8,
+    /// The destination's port.
+    #[arg(long, default_value_t = 80)]
+    pub(crate) port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evaluate {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// Name of the Node object that the probes are seen from.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: String,
+    /// JSON list of {"from", "to", "protocol", "port"}; - for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) probes: PathBuf,
+}
+
+/// Examples: explain tcp 10.1.0.2:40000 10.2.0.3:27017; explain udp '[fd00::1]:5000' '[fd00::2]:53';
+/// explain tcp shop/web-1 shop/db:5432
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// tcp, udp, sctp, icmp, icmpv6 or a number.
+    #[arg(value_parser = protocol)]
+    pub(crate) protocol: u8,
+    /// Address or namespace/pod, with :PORT or without; IPv6 in brackets before a port.
+    pub(crate) source: String,
+    /// Address, namespace/pod or namespace/service, likewise.
+    pub(crate) destination: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Simulate {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// Name of the Node object whose penstockd is simulated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: String,
+    /// The capture.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pcap: PathBuf,
+    /// Folder for the packets that leave each port.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Port by which the capture's packets come in.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) ingress_port: Vec<String>,
+    /// Further options of `penstockd simulate`, after all of the others.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+    pub(crate) rest: Vec<String>,
+}
+
+/// An IP protocol by name or number.
+pub(crate) fn protocol(text: &str) -> Result<u8, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "icmp" => Ok(1),
+        "tcp" => Ok(6),
+        "udp" => Ok(17),
+        "icmpv6" => Ok(58),
+        "sctp" => Ok(132),
+        number => number.parse().map_err(|_| "none of tcp, udp, sctp, icmp, icmpv6 and 0 to 255".into()),
+    }
+}
+
+fn pod_name(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(text.to_owned())
+        }
+        _ => Err("not NAMESPACE/NAME".into()),
+    }
+}
+
+fn mac(text: &str) -> Result<[u8; 6], String> {
+    let octet = |part: &str| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten();
+    let octets: Option<Vec<u8>> = text.split(':').map(octet).collect();
+    octets.and_then(|octets| octets.try_into().ok()).ok_or_else(|| "not six octets such as 02:00:00:00:00:01".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn mac_addresses_and_pods_are_checked() {
+        assert_eq!(mac("02:00:00:00:0a:Ff"), Ok([2, 0, 0, 0, 10, 255]));
+        for wrong in ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "02:00:00:00:00:0g", "2:0:0:0:0:1", "+2:00:00:00:00:00"] {
+            assert!(mac(wrong).is_err(), "{wrong}");
+        }
+        assert!(pod_name("shop/web").is_ok());
+        for wrong in ["web", "/web", "shop/", "a/b/c", ""] {
+            assert!(pod_name(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn protocols_have_names_and_numbers() {
+        let rows = [("tcp", 6), ("TCP", 6), ("udp", 17), ("sctp", 132), ("icmp", 1), ("icmpv6", 58), ("47", 47)];
+        for (text, number) in rows {
+            assert_eq!(protocol(text), Ok(number));
+        }
+        assert!(protocol("256").is_err() && protocol("").is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! The gRPC service: each call to its question, each answer to its message.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use crate::contract::{AddPort, Dataplane, ExplainQuery, Refusal, RefusalKind};
+use crate::convert::calls::applied_intent;
+use crate::proto;
+use crate::proto::penstock_server::Penstock;
+use crate::status::from_refusal;
+
+pub(super) struct Service<D> {
+    dataplane: Arc<D>,
+    /// Becomes true when the server stops: streams end then.
+    stopping: watch::Receiver<bool>,
+}
+
+impl<D: Dataplane> Service<D> {
+    pub(super) fn new(dataplane: Arc<D>, stopping: watch::Receiver<bool>) -> Self {
+        Service { dataplane, stopping }
+    }
+
+    /// Runs a change to its end, also when the caller has gone and this call is dropped.
+    async fn change<T, F>(
+        &self,
+        change: impl FnOnce(Arc<D>) -> F + Send,
+    ) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Refusal>> + Send + 'static,
+    {
+        match tokio::spawn(change(Arc::clone(&self.dataplane))).await {
+            Ok(answer) => answer.map_err(from_refusal),
+            Err(error) => Err(from_refusal(Refusal {
+                object: "penstockd".into(),
+                field: "call".into(),
+                problem: format!("failed within: {error}"),
+                kind: RefusalKind::System,
+            })),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl<D: Dataplane> Penstock for Service<D> {
+    type WatchDropsStream = BoxStream<'static, Result<proto::DropEvent, Status>>;
+
+    async fn apply(
+        &self,
+        request: Request<proto::ApplyRequest>,
+    ) -> Result<Response<proto::ApplyResponse>, Status> {
+        let proto::ApplyRequest { intent, expected_generation } = request.into_inner();
+        let intent = applied_intent(intent).map_err(|error| from_refusal(error.refusal("Intent")))?;
+        let change = |dataplane: Arc<D>| async move { dataplane.apply(intent, expected_generation).await };
+        Ok(Response::new(self.change(change).await?.into()))
+    }
+
+    async fn get_state(
+        &self,
+        _request: Request<proto::GetStateRequest>,
+    ) -> Result<Response<proto::GetStateResponse>, Status> {
+        Ok(Response::new(self.dataplane.state().await.into()))
+    }
+
+    async fn stats(
+        &self,
+        _request: Request<proto::StatsRequest>,
+    ) -> Result<Response<proto::StatsResponse>, Status> {
+        Ok(Response::new(self.dataplane.stats().await.into()))
+    }
+
+    async fn watch_drops(
+        &self,
+        _request: Request<proto::WatchDropsRequest>,
+    ) -> Result<Response<Self::WatchDropsStream>, Status> {
+        let events = self.dataplane.watch_drops().await;
+        let mut stopping = self.stopping.clone();
+        let stop = async move {
+            // An error means that the server is gone: the stream ends as well.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        };
+        Ok(Response::new(events.map(|event| Ok(event.into())).take_until(stop.boxed()).boxed()))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<proto::ExplainRequest>,
+    ) -> Result<Response<proto::ExplainResponse>, Status> {
+        let query = ExplainQuery::try_from(request.into_inner())
+            .map_err(|error| from_refusal(error.refusal("ExplainRequest")))?;
+        let explanation = self.dataplane.explain(query).await.map_err(from_refusal)?;
+        Ok(Response::new(explanation.into()))
+    }
+
+    async fn add_port(
+        &self,
+        request: Request<proto::AddPortRequest>,
+    ) -> Result<Response<proto::AddPortResponse>, Status> {
+        let request = AddPort::try_from(request.into_inner())
+            .map_err(|error| from_refusal(error.refusal("AddPortRequest")))?;
+        let port = self.change(|dataplane| async move { dataplane.add_port(request).await }).await?;
+        Ok(Response::new(proto::AddPortResponse { port: Some(port.into()) }))
+    }
+
+    async fn remove_port(
+        &self,
+        request: Request<proto::RemovePortRequest>,
+    ) -> Result<Response<proto::RemovePortResponse>, Status> {
+        let device = request.into_inner().device;
+        self.change(|dataplane| async move { dataplane.remove_port(device).await }).await?;
+        Ok(Response::new(proto::RemovePortResponse {}))
+    }
+
+    async fn list_ports(
+        &self,
+        _request: Request<proto::ListPortsRequest>,
+    ) -> Result<Response<proto::ListPortsResponse>, Status> {
+        let ports = self.dataplane.ports().await;
+        Ok(Response::new(proto::ListPortsResponse { ports: ports.into_iter().map(Into::into).collect() }))
+    }
+
+    async fn list_flows(
+        &self,
+        request: Request<proto::ListFlowsRequest>,
+    ) -> Result<Response<proto::ListFlowsResponse>, Status> {
+        let limit = usize::try_from(request.into_inner().limit).unwrap_or(usize::MAX);
+        let flows = self.dataplane.flows(limit).await;
+        Ok(Response::new(proto::ListFlowsResponse { flows: flows.into_iter().map(Into::into).collect() }))
+    }
+}
