@@ -1,1 +1,22 @@
-//! dataplane
+//! # dataplane: packets by tables
+//!
+//! ```text
+//!   receive ─► parse ─► flow look-up ─► (miss: judge) ─► rewrite ─► emit ─► close
+//!      │         │            │               │             │         │
+//!      └─────────┴── a packet that ends anywhere is one line: its DropReason is named and counted ──┘
+//! ```
+//!
+//! * [`worker`]: the loop, one screen.            * [`pipeline`]: the stages, in the packet's order.
+//! * [`flow`]: the flow table and its entries.    * [`judge`]: the slow path, once a flow.
+//! * [`wire`]: bytes to [`wire::Parsed`] and back; ARP, ND, ICMP errors.
+//! * [`snapshot`]: what a worker judges by: tables, ports, egress templates; how it is published.
+//! * `control`: penstockd around the workers: ports, neighbours, gRPC, configuration.
+//!
+//! It is not for: Kubernetes (see `policy-compiler`), sockets and rings (see `afxdp-driver`).
+
+pub mod counters;
+pub mod drops;
+pub mod messages;
+pub mod publish;
+pub mod snapshot;
+pub mod wire;

@@ -1,0 +1,124 @@
+//! What control and workers say to each other: bounded queues, never waited on by a worker.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use afxdp_driver::PortCounters;
+use policy_compiler::policy::RuleId;
+
+use crate::counters::Counter;
+use crate::drops::DropReason;
+use crate::snapshot::{Mac, PortIndex};
+
+/// From the control thread to a worker.
+#[derive(Debug)]
+pub enum Command<P> {
+    /// Serve this port from the next turn on. Its number must be free.
+    Attach {
+        /// Its number.
+        port: PortIndex,
+        /// The port itself.
+        io: Box<P>,
+        /// Where the worker publishes the port's counters.
+        cells: Arc<PortCells>,
+    },
+    /// Serve it no more: drain what is in flight, close, send [`Event::Detached`].
+    Detach {
+        /// Its number.
+        port: PortIndex,
+    },
+    /// Close all ports and end.
+    Stop,
+}
+
+/// From a worker to the control thread. Where the queue is full the event is lost and counted.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The port is closed and its memory home.
+    Detached {
+        /// Its number.
+        port: PortIndex,
+    },
+    /// A packet came from a MAC address that the snapshot does not have for the port.
+    PeerMac {
+        /// The endpoint's or host's port.
+        port: PortIndex,
+        /// The sender's MAC address.
+        mac: Mac,
+    },
+    /// A packet wanted to go to this next hop on the underlay, whose MAC address is not known.
+    Unresolved {
+        /// The next hop.
+        address: IpAddr,
+    },
+    /// A packet wanted to go to the endpoint behind this port, whose MAC address is not known. The worker has asked it.
+    UnresolvedPort {
+        /// The port.
+        port: PortIndex,
+    },
+    /// The port's device is gone or down.
+    PortGone {
+        /// Its number.
+        port: PortIndex,
+        /// What the driver said.
+        error: String,
+    },
+    /// A dropped packet; only while someone watches.
+    Drop(DropRecord),
+}
+
+/// A dropped packet, as the worker reports it.
+#[derive(Debug, Clone, Copy)]
+pub struct DropRecord {
+    /// Why.
+    pub reason: DropReason,
+    /// The port it came in by.
+    pub port: PortIndex,
+    /// Source and destination, where they could be parsed.
+    pub addresses: Option<(IpAddr, IpAddr)>,
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The rule that decided, of the tables of `epoch`.
+    pub rule: RuleId,
+    /// The epoch of the snapshot it was judged under.
+    pub epoch: u32,
+    /// Nanoseconds of the worker's clock.
+    pub time_ns: u64,
+}
+
+/// A port's counters, written by its worker, read by anyone.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct PortCells {
+    /// Packets and bytes received, thrown away as oversize.
+    pub rx_packets: Counter,
+    /// Bytes of those.
+    pub rx_bytes: Counter,
+    /// Received packets longer than a chunk.
+    pub rx_oversize: Counter,
+    /// Packets sent.
+    pub tx_packets: Counter,
+    /// Bytes of those.
+    pub tx_bytes: Counter,
+    /// Packets the kernel consumed and lost.
+    pub tx_lost: Counter,
+    /// Packets in the ring when the port was closed.
+    pub tx_discarded: Counter,
+}
+
+impl PortCells {
+    /// Copies what the port says. Only for its worker.
+    pub fn store(&self, counters: &PortCounters) {
+        self.rx_packets.set(counters.rx_packets);
+        self.rx_bytes.set(counters.rx_bytes);
+        self.rx_oversize.set(counters.rx_oversize);
+        self.tx_packets.set(counters.tx_packets);
+        self.tx_bytes.set(counters.tx_bytes);
+        self.tx_lost.set(counters.tx_lost);
+        self.tx_discarded.set(counters.tx_discarded);
+    }
+}

@@ -1,0 +1,176 @@
+//! [`Snapshot`]: everything a worker judges by, immutable: tables, ports, egress templates, neighbours.
+//!
+//! The control thread builds one for every change (`control::build`), publishes it ([`crate::publish`]), and is the one that drops it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use arrayvec::ArrayVec;
+use ipnet::IpNet;
+use policy_compiler::tables::Tables;
+
+/// Number of a port within one penstockd: stable while the port is attached, reused afterwards.
+pub type PortIndex = u16;
+
+/// Index into [`Snapshot::egresses`]; what a flow entry carries.
+pub type EgressIndex = u16;
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// Everything a worker judges by.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Counts publications; a flow entry carries the epoch it was judged under. Every publication re-judges every
+    /// flow once, on its next packet.
+    pub epoch: u32,
+    /// Policy, services and routes, with the generation of the `Apply` that brought them.
+    pub tables: Tables,
+    /// The ports by [`PortIndex`]; `None` where a number is free.
+    pub ports: Vec<Option<PortView>>,
+    /// The ready ways out.
+    pub egresses: Vec<Egress>,
+    /// By index of `tables.routes.endpoints()`: the way to that endpoint; `None` where no port is attached or its
+    /// MAC address is not known yet.
+    pub endpoints: Vec<Way>,
+    /// By index of `tables.routes.nodes()`: the tunnel to that node.
+    pub tunnels: Vec<Way>,
+    /// From a tunnel peer's address to its index in `tables.routes.nodes()`.
+    pub tunnel_peers: HashMap<IpAddr, u32>,
+    /// The way to this node's own network stack.
+    pub host: Way,
+    /// The world outside the cluster.
+    pub underlay: Underlay,
+    /// This node's address for masquerading and as the source of tunnels, IPv4.
+    pub node_v4: Option<Ipv4Addr>,
+    /// The same, IPv6.
+    pub node_v6: Option<Ipv6Addr>,
+    /// The gateway's addresses: what we answer to and what our ICMP errors come from.
+    pub gateway_v4: Ipv4Addr,
+    /// The same, IPv6.
+    pub gateway_v6: Ipv6Addr,
+    /// Source ports for masquerading: first and last.
+    pub snat_ports: (u16, u16),
+    /// Whether workers are to report drops one by one (someone watches).
+    pub watch_drops: bool,
+}
+
+/// Whether there is a way, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By this egress.
+    Ready(EgressIndex),
+    /// There would be, but the next hop's MAC address is not known yet.
+    Unresolved,
+    /// No port leads there.
+    NoPort,
+}
+
+/// A port, as the packet path sees it.
+#[derive(Debug, Clone)]
+pub struct PortView {
+    /// What is behind it.
+    pub role: Role,
+    /// The device's own MAC address: the gateway's, seen from behind the port.
+    pub mac: Mac,
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// The worker that serves it.
+    pub worker: u16,
+    /// For an endpoint's port: the addresses that may send from it. Empty until the state knows the pod.
+    pub addresses: ArrayVec<IpAddr, 4>,
+    /// MAC address behind it, once known; a packet from another one is worth a message to the control thread.
+    pub peer_mac: Option<Mac>,
+    /// The way back to what is behind it, where that is one thing (endpoint, host).
+    pub way: Way,
+}
+
+/// What is behind a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A pod or virtual machine; index into `tables.routes.endpoints()`, `None` while the state does not know it.
+    Endpoint(Option<u32>),
+    /// The underlay.
+    Uplink,
+    /// This node's network stack.
+    Host,
+}
+
+/// The world outside the cluster, by the uplink.
+#[derive(Debug, Clone, Default)]
+pub struct Underlay {
+    /// Prefixes that are on the link.
+    pub on_link: Vec<IpNet>,
+    /// Next hop for the rest, IPv4.
+    pub gateway_v4: Option<IpAddr>,
+    /// Next hop for the rest, IPv6.
+    pub gateway_v6: Option<IpAddr>,
+    /// Next hops whose MAC address is known.
+    pub neighbours: HashMap<IpAddr, EgressIndex>,
+}
+
+impl Underlay {
+    /// The next hop towards `address`: itself on the link, else the gateway; `None` where there is no gateway.
+    pub fn next_hop(&self, address: IpAddr) -> Option<IpAddr> {
+        if self.on_link.iter().any(|prefix| prefix.contains(&address)) {
+            return Some(address);
+        }
+        if address.is_ipv4() { self.gateway_v4 } else { self.gateway_v6 }
+    }
+}
+
+/// Longest header an egress puts in front: outer Ethernet 14 + IPv6 40 + UDP 8 + VXLAN 8 + inner Ethernet 14.
+pub const MAX_HEADER: usize = 84;
+
+/// A ready way out: the header that goes in front of the IP packet, and the port.
+#[derive(Debug, Clone)]
+pub struct Egress {
+    /// The port it leaves by.
+    pub port: PortIndex,
+    /// The worker that serves that port.
+    pub worker: u16,
+    /// Largest IP packet that may take this way (for a tunnel: the underlay's less the encapsulation).
+    pub mtu: u16,
+    /// Largest TCP segment that fits, to clamp SYNs to; 0: no clamping. IPv4 headers assumed; 20 less for IPv6.
+    pub clamp_mss: u16,
+    /// What goes in front of the IP packet; the EtherType at its end is patched to the packet's family.
+    pub header: [u8; MAX_HEADER],
+    /// Bytes of it: 14 plain, 64 VXLAN over IPv4, 84 VXLAN over IPv6.
+    pub header_len: u8,
+}
+
+impl Egress {
+    /// Whether it encapsulates.
+    pub fn is_tunnel(&self) -> bool {
+        self.header_len > 14
+    }
+}
+
+impl Snapshot {
+    /// The snapshot before the first generation: no ports, nothing reachable.
+    pub fn empty() -> Self {
+        Snapshot {
+            epoch: 1,
+            tables: Tables::empty(),
+            ports: Vec::new(),
+            egresses: Vec::new(),
+            endpoints: Vec::new(),
+            tunnels: Vec::new(),
+            tunnel_peers: HashMap::new(),
+            host: Way::NoPort,
+            underlay: Underlay::default(),
+            node_v4: None,
+            node_v6: None,
+            gateway_v4: Ipv4Addr::new(169, 254, 1, 1),
+            gateway_v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+            snat_ports: (61000, 65535),
+            watch_drops: false,
+        }
+    }
+
+    /// The port with this number.
+    #[inline]
+    pub fn port(&self, index: PortIndex) -> Option<&PortView> {
+        self.ports.get(index as usize).and_then(Option::as_ref)
+    }
+}
