@@ -1,1 +1,20 @@
 //! pktgen
+pub mod check;
+pub mod checksum;
+pub mod clock;
+pub mod drive;
+pub mod engine;
+pub mod flow;
+pub mod locate;
+pub mod meter;
+pub mod mix;
+pub mod netlink;
+pub mod options;
+pub mod packet;
+pub mod place;
+pub mod progress;
+pub mod rate;
+pub mod report;
+pub mod run;
+pub mod stamp;
+pub mod traffic;
