@@ -1,0 +1,62 @@
+# Penstock. `make` alone says what there is. Everything runs by plain cargo too; this file only knows the order.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# What the tests judge against where it is at hand: expectations that others recorded (see docs/testing.md).
+CONFORMANCE ?= ../shared/conformance
+
+.PHONY: help demo test test-offline bench bench-veth lint deny fmt build build-release deps clean-lab
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
+
+demo: deps build-release ## two nodes, pods, policy, a Service and the overlay on real packets (root)
+	target/release/demo
+
+test: deps build ## every test, those in network namespaces included (root)
+	@test "$$(id -u)" = 0 || { echo "make test needs root: tests in network namespaces are part of it (or: make test-offline)" >&2; exit 1; }
+	$(with-conformance) cargo test --workspace --no-fail-fast
+
+test-offline: ## what needs no root: everything but the network namespaces
+	$(with-conformance) cargo test --workspace --exclude tests --exclude afxdp-driver
+	cargo test -p tests --lib --test layering
+
+bench: ## criterion: parse, flow look-up, policy, Maglev, the whole turn of a worker
+	cargo bench -p benches
+
+bench-veth: deps build-release ## one worker with all of it on against DPDK testpmd doing nothing, on veth, in one run (root)
+	deploy/deps.sh dpdk
+	target/release/bench-veth
+
+lint: deps deny ## formatting, clippy, docs, layering, licences: warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+deny: ## licences, sources and duplicates of every dependency
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --all-features check licenses bans sources
+
+fmt: ## format everything
+	cargo fmt --all
+
+# penstockd is built by itself: beside the others cargo would give it their features, and Kubernetes with them.
+build:
+	cargo build --bins -p dataplane
+	cargo build --bins -p agent-api -p pktgen
+
+build-release:
+	cargo build --release --bins -p dataplane
+	cargo build --release --bins -p agent-api -p pktgen -p tests
+
+deps: ## install what is missing: Debian packages, the BPF file system, Rust components
+	@deploy/deps.sh build lab
+
+clean-lab: ## remove namespaces of runs that were killed (each next run does so by itself)
+	@for name in $$(ip netns list | awk '/^penstock-(demo|it|harness|bench)/ {print $$1}'); do \
+	  ip netns pids $$name | xargs -r kill -9; ip netns del $$name && echo "removed $$name"; done
+
+with-conformance = $(if $(wildcard $(CONFORMANCE)),PENSTOCK_CONFORMANCE=$(abspath $(CONFORMANCE)))
