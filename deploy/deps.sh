@@ -9,7 +9,7 @@ set -euo pipefail
 # A package and a file that proves it is there: asking dpkg would miss what came another way.
 build=(
   "clang:clang" "llvm:llvm-strip" "gcc:cc" "libc6-dev:/usr/include/stdlib.h" "make:make" "m4:m4"
-  "pkg-config:pkg-config" "libelf-dev:/usr/include/libelf.h" "zlib1g-dev:/usr/include/zlib.h"
+  "pkg-config:pkg-config" "libelf-dev:/usr/include/libelf.h" "zlib1g-dev:/usr/include/zlib.h" "libpcap-dev:/usr/include/pcap/dlt.h"
   "protobuf-compiler:protoc" "libprotobuf-dev:/usr/include/google/protobuf/empty.proto"
 )
 lab=("iproute2:ip" "ethtool:ethtool" "util-linux:setpriv" "procps:sysctl")

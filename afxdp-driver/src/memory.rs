@@ -70,10 +70,10 @@ impl MemoryPort {
 }
 
 impl PacketIo for MemoryPort {
-    fn receive(&mut self, pool: &mut FramePool, batch: &mut Batch) -> usize {
+    fn receive(&mut self, pool: &mut FramePool, batch: &mut Batch, most: usize) -> usize {
         let mut received = 0;
         let mut queues = self.wire.lock();
-        while !batch.is_full() {
+        while received < most && !batch.is_full() {
             let Some(packet) = queues.to_port.pop_front() else { break };
             let Some(mut frame) = pool.alloc() else {
                 queues.to_port.push_front(packet);

@@ -1,5 +1,6 @@
 //! [`FramePool`]: packet memory and its free chunks. One a worker, shared by all the worker's ports.
 
+use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
@@ -192,6 +193,12 @@ impl FramePool {
             let base = self.base.add(chunk as usize * CHUNK_SIZE);
             Frame::from_chunk(base, chunk, head, len)
         }
+    }
+}
+
+impl fmt::Debug for FramePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FramePool").field("ledger", &self.ledger()).field("backing", &self.backing()).finish()
     }
 }
 

@@ -9,9 +9,9 @@ use crate::{Batch, FramePool};
 /// Conservation: every frame that `receive` hands out was counted in `rx_packets`; every frame that `send` takes
 /// was counted in `tx_packets` or, where the kernel consumed and lost it, in `tx_lost`.
 pub trait PacketIo {
-    /// Appends received frames to `batch` until it is full or nothing waits; gives the kernel new chunks of
-    /// `pool` to receive into. Returns how many were appended.
-    fn receive(&mut self, pool: &mut FramePool, batch: &mut Batch) -> usize;
+    /// Appends at most `most` received frames to `batch`, until it is full or nothing waits; gives the kernel new
+    /// chunks of `pool` to receive into. Returns how many were appended.
+    fn receive(&mut self, pool: &mut FramePool, batch: &mut Batch, most: usize) -> usize;
 
     /// Takes frames from the front of `batch` as far as there is room; what did not fit stays, in order, and is
     /// still the caller's. Returns how many were taken. They leave at the next [`flush`](Self::flush).

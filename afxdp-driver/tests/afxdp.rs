@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use afxdp_driver::umem::Anchor;
 use afxdp_driver::xdp::{AfXdpPort, AttachConfig, AttachError, DeviceProgram, Steering, XdpMode, ZeroCopy};
-use afxdp_driver::{Batch, FramePool, HugePages, PacketIo, PoolLedger, PortError, UmemHandle};
+use afxdp_driver::{BATCH_SIZE, Batch, FramePool, HugePages, PacketIo, PoolLedger, PortError, UmemHandle};
 use common::{FAR, NEAR, Wire, add_veth, eventually, frame, ip, wired};
 
 const CHUNKS: usize = 1024;
@@ -32,7 +32,7 @@ fn all_home() -> PoolLedger {
 fn receive(port: &mut AfXdpPort, pool: &mut FramePool, count: usize) -> Batch {
     let mut batch = Batch::new();
     let complete = eventually(|| {
-        port.receive(pool, &mut batch);
+        port.receive(pool, &mut batch, BATCH_SIZE);
         batch.len() >= count
     });
     assert!(complete, "{} of {count} packets arrived; kernel {:?}", batch.len(), port.kernel_stats());
@@ -55,7 +55,7 @@ fn packets_go_in_and_out_whole_and_every_chunk_comes_home() {
         assert_eq!(port.mode().native, mode == XdpMode::Native);
         assert!(!port.mode().zero_copy);
         let wire = Wire::open(FAR);
-        assert_eq!(port.receive(&mut pool, &mut Batch::new()), 0);
+        assert_eq!(port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE), 0);
         for (round, len) in [14, 60, 61, 128, 1000, 1514].into_iter().enumerate() {
             let packet = frame(len, round as u8);
             wire.send(&packet);
@@ -87,7 +87,7 @@ fn a_thousand_packets_in_batches_keep_order_and_the_pool_law() {
     let mut port = AfXdpPort::attach(&config(NEAR), &umem).unwrap();
     let wire = Wire::open(FAR);
     let mut next = 0u32;
-    port.receive(&mut pool, &mut Batch::new());
+    port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
     for burst in 0..50u32 {
         for number in 0..20 {
             let mut packet = frame(60 + burst as usize, 1);
@@ -120,7 +120,7 @@ fn a_packet_longer_than_a_chunk_is_dropped_whole_and_counted_once() {
     let (mut pool, umem) = pool();
     let mut port = AfXdpPort::attach(&config(NEAR), &umem).unwrap();
     let wire = Wire::open(FAR);
-    port.receive(&mut pool, &mut Batch::new());
+    port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
     for (rounds, len) in [1793, 5000, 9014].into_iter().enumerate() {
         wire.send(&frame(len, 1));
         wire.send(&frame(1792, 2));
@@ -173,7 +173,7 @@ fn a_device_taken_down_or_removed_is_gone_and_leaves_no_chunk_behind() {
         wired();
         let (mut pool, umem) = pool();
         let mut port = AfXdpPort::attach(&config(NEAR), &umem).unwrap();
-        port.receive(&mut pool, &mut Batch::new());
+        port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
         ip(&removal);
         let mut batch = Batch::new();
         let mut out = pool.alloc().unwrap();
@@ -190,7 +190,7 @@ fn a_device_taken_down_or_removed_is_gone_and_leaves_no_chunk_behind() {
         // The pool's other ports are not concerned.
         add_veth("near1", "far1");
         let mut other = AfXdpPort::attach(&config("near1"), &umem).unwrap();
-        other.receive(&mut pool, &mut Batch::new());
+        other.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
         Wire::open("far1").send(&frame(60, 9));
         let batch = receive(&mut other, &mut pool, 1);
         batch.into_iter().for_each(|frame| pool.free(frame));
@@ -205,14 +205,14 @@ fn ports_of_one_pool_come_and_go_while_another_forwards() {
     add_veth("near1", "far1");
     let (mut pool, umem) = pool();
     let mut staying = AfXdpPort::attach(&config(NEAR), &umem).unwrap();
-    staying.receive(&mut pool, &mut Batch::new());
+    staying.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
     let wire = Wire::open(FAR);
     for round in 0..5 {
         let handle = umem.clone();
         // On the control thread, in the same namespace.
         let attaching = std::thread::spawn(move || AfXdpPort::attach(&config("near1"), &handle));
         let mut coming = attaching.join().unwrap().unwrap();
-        coming.receive(&mut pool, &mut Batch::new());
+        coming.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
         Wire::open("far1").send(&frame(80, round));
         wire.send(&frame(70, round));
         for (port, len) in [(&mut coming, 80), (&mut staying, 70)] {
@@ -264,7 +264,7 @@ fn a_port_is_to_be_had_right_after_its_holder_was_killed() {
         child.wait().unwrap();
         let (mut pool, umem) = pool();
         let mut port = AfXdpPort::attach(&config(NEAR), &umem).unwrap();
-        port.receive(&mut pool, &mut Batch::new());
+        port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
         Wire::open(FAR).send(&frame(60, 3));
         let batch = receive(&mut port, &mut pool, 1);
         batch.into_iter().for_each(|frame| pool.free(frame));
@@ -279,7 +279,7 @@ fn a_port_is_to_be_had_right_after_its_holder_was_killed() {
 fn holds_the_port_until_killed() {
     let (mut pool, umem) = pool();
     let mut port = AfXdpPort::attach(&config(NEAR), &umem).unwrap();
-    port.receive(&mut pool, &mut Batch::new());
+    port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
     println!("the port is held");
     std::thread::sleep(Duration::from_secs(30));
 }
@@ -301,7 +301,7 @@ fn each_queue_of_a_device_has_its_port() {
     let mut ports = [0, 1]
         .map(|queue| AfXdpPort::join(&AttachConfig { queue, ..config(NEAR) }, &umem, &program).unwrap());
     for port in &mut ports {
-        port.receive(&mut pool, &mut Batch::new());
+        port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
     }
     // The veth's transmit queue, and so the receive queue at the peer, is the sending CPU's: both get their share.
     let wire = Wire::open(FAR);
@@ -312,7 +312,7 @@ fn each_queue_of_a_device_has_its_port() {
     assert!(eventually(|| {
         for port in &mut ports {
             let mut batch = Batch::new();
-            total += port.receive(&mut pool, &mut batch);
+            total += port.receive(&mut pool, &mut batch, BATCH_SIZE);
             batch.into_iter().for_each(|frame| pool.free(frame));
         }
         total == 100
@@ -332,7 +332,7 @@ fn a_frame_outlives_pool_and_port() {
     wired();
     let (mut pool, umem) = pool();
     let mut port = AfXdpPort::attach(&config(NEAR), &umem).unwrap();
-    port.receive(&mut pool, &mut Batch::new());
+    port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
     Wire::open(FAR).send(&frame(60, 5));
     let batch = receive(&mut port, &mut pool, 1);
     drop(pool);
@@ -380,7 +380,7 @@ fn an_empty_pool_starves_reception_visibly() {
     let (mut pool, umem) = pool();
     let mut port = AfXdpPort::attach(&config(NEAR), &umem).unwrap();
     let hoard: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
-    assert_eq!(port.receive(&mut pool, &mut Batch::new()), 0);
+    assert_eq!(port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE), 0);
     Wire::open(FAR).send(&frame(60, 1));
     assert!(eventually(|| port.kernel_stats().unwrap().rx_fill_ring_empty_descs == 1));
     hoard.into_iter().for_each(|frame| pool.free(frame));

@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use afxdp_driver::pcap::{PcapError, PcapPort, PcapReader};
-use afxdp_driver::{Batch, FramePool, HugePages, PacketIo};
+use afxdp_driver::{BATCH_SIZE, Batch, FramePool, HugePages, PacketIo};
 
 fn captures() -> Option<PathBuf> {
     let root = std::env::var_os("PENSTOCK_CONFORMANCE").map(PathBuf::from);
@@ -63,7 +63,7 @@ fn through_the_port(path: &Path) {
     let mut pool = FramePool::anonymous(64, HugePages::Never).unwrap();
     while !port.is_exhausted() {
         let mut batch = Batch::new();
-        port.receive(&mut pool, &mut batch);
+        port.receive(&mut pool, &mut batch, BATCH_SIZE);
         port.send(&mut pool, &mut batch);
         port.flush(&mut pool).unwrap();
         batch.into_iter().for_each(|frame| pool.free(frame));

@@ -14,9 +14,15 @@
 //!
 //! It is not for: Kubernetes (see `policy-compiler`), sockets and rings (see `afxdp-driver`).
 
+pub mod control;
 pub mod counters;
+pub mod crossing;
 pub mod drops;
+pub mod flow;
+pub mod judge;
 pub mod messages;
+pub mod pipeline;
 pub mod publish;
 pub mod snapshot;
 pub mod wire;
+pub mod worker;

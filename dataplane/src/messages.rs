@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use afxdp_driver::PortCounters;
+use afxdp_driver::xdp::ClosedPort;
 use policy_compiler::policy::RuleId;
 
 use crate::counters::Counter;
@@ -22,22 +23,27 @@ pub enum Command<P> {
         /// Where the worker publishes the port's counters.
         cells: Arc<PortCells>,
     },
-    /// Serve it no more: drain what is in flight, close, send [`Event::Detached`].
+    /// Serve it no more: send what is on its way, then hand the port back by [`Event::Detached`]. Closing it takes tens of
+    /// milliseconds, so that is the control thread's to do.
     Detach {
         /// Its number.
         port: PortIndex,
     },
+    /// Chunks of a detached port that the control thread has closed: they go home to this worker's pool.
+    TakeHome(ClosedPort),
     /// Close all ports and end.
     Stop,
 }
 
 /// From a worker to the control thread. Where the queue is full the event is lost and counted.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// The port is closed and its memory home.
+#[derive(Debug)]
+pub enum Event<P> {
+    /// The worker serves the port no more. To be closed, and what it leaves sent back by [`Command::TakeHome`].
     Detached {
         /// Its number.
         port: PortIndex,
+        /// The port itself.
+        io: Box<P>,
     },
     /// A packet came from a MAC address that the snapshot does not have for the port.
     PeerMac {
@@ -68,7 +74,7 @@ pub enum Event {
 }
 
 /// A dropped packet, as the worker reports it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropRecord {
     /// Why.
     pub reason: DropReason,

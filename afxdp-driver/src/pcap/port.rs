@@ -99,9 +99,9 @@ impl PcapPort {
 }
 
 impl PacketIo for PcapPort {
-    fn receive(&mut self, pool: &mut FramePool, batch: &mut Batch) -> usize {
+    fn receive(&mut self, pool: &mut FramePool, batch: &mut Batch, most: usize) -> usize {
         self.times.clear();
-        while !batch.is_full() {
+        while self.times.len() < most && !batch.is_full() {
             let Some(record) = self.next_record() else { break };
             let Some(mut frame) = pool.alloc() else {
                 self.waiting = Some(record);
@@ -201,7 +201,7 @@ mod tests {
         let mut pool = FramePool::anonymous(256, HugePages::Never).unwrap();
         while !port.is_exhausted() {
             let mut batch = Batch::new();
-            let received = port.receive(&mut pool, &mut batch);
+            let received = port.receive(&mut pool, &mut batch, BATCH_SIZE);
             assert_eq!(port.times().len(), received);
             for index in 0..received {
                 let mut one = Batch::new();
@@ -226,11 +226,11 @@ mod tests {
         for len in [20, 30, 40] {
             let mut batch = Batch::new();
             assert!(!port.is_exhausted());
-            assert_eq!(port.receive(&mut pool, &mut batch), 1);
+            assert_eq!(port.receive(&mut pool, &mut batch, BATCH_SIZE), 1);
             assert_eq!(batch[0].len(), len);
             batch.into_iter().for_each(|frame| pool.free(frame));
         }
-        assert_eq!(port.receive(&mut pool, &mut Batch::new()), 0);
+        assert_eq!(port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE), 0);
         assert!(port.is_exhausted());
     }
 
@@ -241,7 +241,7 @@ mod tests {
         let mut port = PcapPort::new("in", Some(Box::new(io::Cursor::new(input))), None).unwrap();
         let mut pool = FramePool::anonymous(8, HugePages::Never).unwrap();
         let mut batch = Batch::new();
-        assert_eq!(port.receive(&mut pool, &mut batch), 1);
+        assert_eq!(port.receive(&mut pool, &mut batch, BATCH_SIZE), 1);
         assert_eq!(port.counters().rx_oversize, 1);
         assert!(matches!(port.failure(), Some(PcapError::Truncated { record: 3, .. })));
         batch.into_iter().for_each(|frame| pool.free(frame));

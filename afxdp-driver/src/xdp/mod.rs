@@ -20,5 +20,5 @@ mod port;
 mod program;
 
 pub use config::{AttachConfig, AttachError, AttachMode, Steering, XdpMode, ZeroCopy};
-pub use port::{AfXdpPort, ClosedPort, XdpStats};
+pub use port::{AfXdpPort, ClosedPort, StatsReader, XdpStats};
 pub use program::{DeviceProgram, Verdicts};

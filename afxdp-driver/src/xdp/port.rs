@@ -1,7 +1,7 @@
 //! [`AfXdpPort`]: one queue of a device.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use xsk_rs::config::BindFlags;
@@ -66,6 +66,37 @@ pub struct XdpStats {
     pub rx_fill_ring_empty_descs: u64,
     /// Kicks that found the transmit ring empty.
     pub tx_ring_empty_descs: u64,
+}
+
+impl XdpStats {
+    fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let stats: libc::xdp_statistics = sockopt::read(socket, libc::XDP_STATISTICS)?;
+        Ok(XdpStats {
+            rx_dropped: stats.rx_dropped,
+            rx_invalid_descs: stats.rx_invalid_descs,
+            tx_invalid_descs: stats.tx_invalid_descs,
+            rx_ring_full: stats.rx_ring_full,
+            rx_fill_ring_empty_descs: stats.rx_fill_ring_empty_descs,
+            tx_ring_empty_descs: stats.tx_ring_empty_descs,
+        })
+    }
+}
+
+/// Reads a port's [`XdpStats`] from any thread. It keeps the socket, and so the queue, taken: to be dropped before the
+/// port is closed.
+#[derive(Debug)]
+pub struct StatsReader {
+    socket: OwnedFd,
+}
+
+impl StatsReader {
+    /// The kernel's counters of the port's socket.
+    ///
+    /// # Errors
+    /// What `getsockopt` says.
+    pub fn read(&self) -> io::Result<XdpStats> {
+        XdpStats::of(self.socket.as_fd())
+    }
 }
 
 /// What a closed port leaves: the chunks that the kernel held, to be given to
@@ -145,15 +176,15 @@ impl AfXdpPort {
     /// # Errors
     /// What `getsockopt` says.
     pub fn kernel_stats(&self) -> io::Result<XdpStats> {
-        let stats: libc::xdp_statistics = sockopt::read(self.socket_fd(), libc::XDP_STATISTICS)?;
-        Ok(XdpStats {
-            rx_dropped: stats.rx_dropped,
-            rx_invalid_descs: stats.rx_invalid_descs,
-            tx_invalid_descs: stats.tx_invalid_descs,
-            rx_ring_full: stats.rx_ring_full,
-            rx_fill_ring_empty_descs: stats.rx_fill_ring_empty_descs,
-            tx_ring_empty_descs: stats.tx_ring_empty_descs,
-        })
+        XdpStats::of(self.socket_fd())
+    }
+
+    /// The same counters for another thread, while the port is with its worker.
+    ///
+    /// # Errors
+    /// Where no further descriptor can be had.
+    pub fn stats_reader(&self) -> io::Result<StatsReader> {
+        Ok(StatsReader { socket: self.socket_fd().try_clone_to_owned()? })
     }
 
     /// Ends the port on whatever thread: detaches the program, waits up to 50 ms for frames still being sent,
@@ -305,12 +336,12 @@ impl AfXdpPort {
 }
 
 impl PacketIo for AfXdpPort {
-    fn receive(&mut self, pool: &mut FramePool, batch: &mut Batch) -> usize {
+    fn receive(&mut self, pool: &mut FramePool, batch: &mut Batch, most: usize) -> usize {
         if !pool.is_of(&self.umem) {
             debug_assert!(false, "a port was given a pool that is not its own");
             return 0;
         }
-        let room = batch.remaining_capacity().min(BATCH_SIZE);
+        let room = batch.remaining_capacity().min(most);
         // SAFETY: the descriptors are plain output; the ring is that of the UMEM the port was attached to.
         let count = unsafe { self.rings.rx.consume(&mut self.scratch[..room]) };
         let mut received = 0;

@@ -120,10 +120,12 @@ impl Flags {
     pub const MASQUERADE: Flags = Flags(1 << 11);
     /// The destination is a Service's backend (on the forward direction).
     pub const SERVICE: Flags = Flags(1 << 12);
-    /// TCP SYNs are clamped to the egress's MSS.
-    pub const CLAMP: Flags = Flags(1 << 13);
-    /// The flow came in by a tunnel or the uplink, so its source is not a port's own.
-    pub const FROM_UPLINK: Flags = Flags(1 << 14);
+    /// Packets of this direction come by a tunnel or the uplink, never by the port of an endpoint.
+    pub const FROM_UPLINK: Flags = Flags(1 << 13);
+    /// They come by a tunnel.
+    pub const TUNNELLED: Flags = Flags(1 << 14);
+    /// What [`Flags::drop`] sets.
+    const VERDICT: Flags = Flags(Self::DROP.0 | 0xff);
 
     /// The flags of an entry that drops.
     pub fn drop(reason: DropReason) -> Self {
@@ -140,6 +142,12 @@ impl Flags {
     #[must_use]
     pub fn with(self, other: Flags) -> Self {
         Flags(self.0 | other.0)
+    }
+
+    /// The same, forwarding.
+    #[must_use]
+    pub fn forwarding(self) -> Self {
+        Flags(self.0 & !Self::VERDICT.0)
     }
 
     /// Why packets are dropped, if they are.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use afxdp_driver::{Batch, FramePool, PacketIo};
+use afxdp_driver::{BATCH_SIZE, Batch, FramePool, PacketIo};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -105,7 +105,7 @@ impl<P: PacketIo> Receiver for PortReceiver<P> {
     fn receive(&mut self, meter: &mut Meter, patience: Duration) -> Result<usize, EngineError> {
         let mut received = 0;
         for port in &mut self.ports {
-            received += port.receive(&mut self.pool, &mut self.batch);
+            received += port.receive(&mut self.pool, &mut self.batch, BATCH_SIZE);
             let now = monotonic_ns();
             for frame in self.batch.drain(..) {
                 meter.observe(locate(&frame, self.look), now, frame.len());

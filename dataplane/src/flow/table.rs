@@ -1,0 +1,450 @@
+//! The table: lines of plain words, found by hash, read without a lock by every worker.
+//!
+//! ```text
+//!   bucket = 16 lines + 16 tags (one byte each)            a flow may stand in either of its two buckets
+//!   line   = [ sequence, epoch │ answer │ partner, deltas │ activity │ key │ rewritten ]
+//! ```
+//!
+//! A line's first word is its lock: odd while somebody writes. A reader takes the words, and takes them again where the
+//! lock was odd or has changed. The activity word stands outside of the lock: the flow's worker writes it with each
+//! packet, and nothing is decided by it but age.
+//!
+//! A full pair of buckets makes room by a stated rule: what has timed out, else what is closed or denied, else the
+//! oldest flow that nobody has answered. A flow that both sides speak in is never pushed out.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use afxdp_driver::{HugePages, Region, RegionError, cpu};
+
+use super::FlowView;
+use super::entry::{Entry, Flags, Key, NO_PARTNER, address_words, decode, encode};
+use super::state::{self, Activity, Standing};
+use crate::wire::hash::{hash_v4, hash_v6};
+
+/// Lines in a bucket.
+const WAYS: usize = 16;
+/// Words of tags of a bucket.
+const TAG_WORDS: usize = WAYS / 8;
+/// Calls of `sweep` that go through all of the table.
+const SWEEPS: usize = 64;
+/// Word of the line that holds its [`Activity`].
+const ACTIVITY: usize = 3;
+
+/// A table of lines of `WORDS` words: 8 for IPv4, 16 for IPv6.
+#[derive(Debug)]
+pub struct Table<const WORDS: usize> {
+    lines: Region,
+    tags: Vec<AtomicU64>,
+    buckets: usize,
+    seed: u64,
+    used: AtomicU64,
+    /// By [`Standing`]: pushed out before their time.
+    evicted: [AtomicU64; 3],
+    /// Where the next sweep begins.
+    cursor: AtomicU64,
+}
+
+/// A line that answers for a packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// Its number.
+    pub slot: u32,
+    /// What it says.
+    pub entry: Entry,
+}
+
+/// How full a table is.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Lines in use.
+    pub entries: u64,
+    /// Lines there are.
+    pub capacity: u64,
+    /// Pushed out before their time: closed, unreplied, established (always 0).
+    pub evicted: [u64; 3],
+    /// What the memory is backed by.
+    pub backing: &'static str,
+}
+
+impl<const WORDS: usize> Table<WORDS> {
+    /// A table of at least `capacity` lines (rounded up to a power of two). `seed` keys the hash.
+    ///
+    /// # Errors
+    /// [`RegionError`] where the memory cannot be mapped.
+    pub fn new(capacity: usize, huge_pages: HugePages, seed: u64) -> Result<Self, RegionError> {
+        let buckets = capacity.div_ceil(WAYS).next_power_of_two();
+        Ok(Table {
+            lines: Region::new(buckets * WAYS * WORDS * 8, huge_pages)?,
+            tags: (0..buckets * TAG_WORDS).map(|_| AtomicU64::new(0)).collect(),
+            buckets,
+            seed,
+            used: AtomicU64::new(0),
+            evicted: Default::default(),
+            cursor: AtomicU64::new(0),
+        })
+    }
+
+    /// Lines there are.
+    pub fn capacity(&self) -> usize {
+        self.buckets * WAYS
+    }
+
+    /// The hash by which [`lookup`](Self::lookup) finds a key.
+    #[inline(always)]
+    pub fn hash(&self, key: &Key) -> u64 {
+        if WORDS == 8 {
+            hash_v4(key.addresses[0], key.ports, self.seed)
+        } else {
+            hash_v6(&key.addresses, key.ports, self.seed)
+        }
+    }
+
+    /// Brings the line near that most likely answers for `hash`.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        if let Some(line) = self.line(self.home(hash)) {
+            cpu::prefetch(&line[0]);
+            if WORDS > 8 {
+                cpu::prefetch(&line[WORDS / 2]);
+            }
+        }
+    }
+
+    /// The line that answers for `key`, whose hash is `hash`.
+    #[inline(always)]
+    pub fn lookup(&self, key: &Key, hash: u64) -> Option<Found> {
+        let slot = self.home(hash);
+        if let Some(entry) = self.read(slot).filter(|entry| entry.key == *key) {
+            return Some(Found { slot: slot as u32, entry });
+        }
+        self.lookup_elsewhere(key, hash)
+    }
+
+    /// Not in its home line: wherever its tag stands in its two buckets.
+    #[inline(never)]
+    fn lookup_elsewhere(&self, key: &Key, hash: u64) -> Option<Found> {
+        let tag = tag_of(hash);
+        for bucket in self.buckets_of(hash) {
+            for slot in self.tagged(bucket, tag) {
+                if let Some(entry) = self.read(slot).filter(|entry| entry.key == *key) {
+                    return Some(Found { slot: slot as u32, entry });
+                }
+            }
+        }
+        None
+    }
+
+    /// What a line says; `None` where it is empty or the number is none.
+    #[inline]
+    pub fn entry(&self, slot: u32) -> Option<Entry> {
+        self.read(slot as usize).filter(|entry| entry.key.ports != 0)
+    }
+
+    /// The other direction of the flow of `entry`, which stands at `slot`, if it still is that.
+    pub fn partner(&self, slot: u32, entry: &Entry) -> Option<Found> {
+        let partner = self.entry(entry.partner)?;
+        (partner.partner == slot).then_some(Found { slot: entry.partner, entry: partner })
+    }
+
+    /// What has passed by a line.
+    #[inline]
+    pub fn activity(&self, slot: u32) -> Activity {
+        let word = self.line(slot as usize).map_or(0, |line| line[ACTIVITY].load(Ordering::Relaxed));
+        Activity::decode(word)
+    }
+
+    /// Notes a packet.
+    #[inline(always)]
+    pub fn touch(&self, slot: u32, now_seconds: u32, bits: u8) {
+        if let Some(line) = self.line(slot as usize) {
+            let mut activity = Activity::decode(line[ACTIVITY].load(Ordering::Relaxed));
+            activity.last_seen = now_seconds;
+            activity.bits |= bits;
+            activity.packets = activity.packets.wrapping_add(1);
+            line[ACTIVITY].store(activity.encode(), Ordering::Relaxed);
+        }
+    }
+
+    /// Puts a flow of one direction (a denied one) into the table; `None` where no line may be taken.
+    pub fn insert(&self, entry: &Entry, now_seconds: u32) -> Option<u32> {
+        self.place(entry, now_seconds, NO_PARTNER)
+    }
+
+    /// Puts both directions of a flow into the table, each the other's partner; `None`, and nothing put, where no line
+    /// may be taken.
+    pub fn insert_pair(&self, forward: Entry, reply: Entry, now_seconds: u32) -> Option<(u32, u32)> {
+        let first = self.place(&forward, now_seconds, NO_PARTNER)?;
+        let Some(second) = self.place(&Entry { partner: first, ..reply }, now_seconds, first) else {
+            self.clear(first);
+            return None;
+        };
+        self.update(first, &Entry { partner: second, ..forward });
+        Some((first, second))
+    }
+
+    /// Replaces what a line says. The key must be the same.
+    pub fn update(&self, slot: u32, entry: &Entry) {
+        self.write(slot as usize, |line| {
+            if line[4 + address_words::<WORDS>()].load(Ordering::Relaxed) == entry.key.ports {
+                store(line, &encode(entry));
+            }
+        });
+    }
+
+    /// Forgets a flow, both directions of it.
+    pub fn remove(&self, slot: u32) {
+        let Some(entry) = self.entry(slot) else { return };
+        if let Some(partner) = self.partner(slot, &entry) {
+            self.clear(partner.slot);
+        }
+        self.clear(slot);
+    }
+
+    /// Forgets what has been idle for too long in the next part of the table.
+    pub fn sweep(&self, now_seconds: u32) {
+        let part = self.buckets.div_ceil(SWEEPS);
+        let first = self.cursor.fetch_add(part as u64, Ordering::Relaxed) as usize;
+        for bucket in (first..first + part).map(|bucket| bucket & (self.buckets - 1)) {
+            for slot in bucket * WAYS..(bucket + 1) * WAYS {
+                let slot = slot as u32;
+                if let Some(entry) = self.entry(slot)
+                    && self.life(slot, &entry).is_over(now_seconds)
+                {
+                    self.remove(slot);
+                }
+            }
+        }
+    }
+
+    /// How full the table is.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            entries: self.used.load(Ordering::Relaxed),
+            capacity: self.capacity() as u64,
+            evicted: std::array::from_fn(|standing| self.evicted[standing].load(Ordering::Relaxed)),
+            backing: self.lines.backing(),
+        }
+    }
+
+    /// At most `limit` live entries, in table order.
+    pub fn list(&self, limit: usize, v6: bool) -> Vec<FlowView> {
+        let slots = 0..self.capacity() as u32;
+        let view = |slot| {
+            let entry = self.entry(slot)?;
+            let life = self.life(slot, &entry);
+            let drops = entry.flags.has(Flags::DROP);
+            let state = state::name(entry.key.protocol(), drops, life.own, life.other);
+            Some(FlowView { entry, activity: life.own, v6, state })
+        };
+        slots.filter_map(view).take(limit).collect()
+    }
+
+    /// Where the flow of an entry stands.
+    pub fn standing(&self, slot: u32, entry: &Entry) -> Standing {
+        self.life(slot, entry).standing()
+    }
+
+    fn life(&self, slot: u32, entry: &Entry) -> Life {
+        Life {
+            protocol: entry.key.protocol(),
+            drops: entry.flags.has(Flags::DROP),
+            own: self.activity(slot),
+            other: self.partner(slot, entry).map(|partner| self.activity(partner.slot)),
+        }
+    }
+
+    /// Puts an entry into a free line, or into that of the worst flow of its two buckets. Not into `kept`.
+    fn place(&self, entry: &Entry, now_seconds: u32, kept: u32) -> Option<u32> {
+        let hash = self.hash(&entry.key);
+        let mut candidates = [0usize; 1 + 2 * WAYS];
+        candidates[0] = self.home(hash);
+        let [first, second] = self.buckets_of(hash);
+        for way in 0..WAYS {
+            candidates[1 + way] = first * WAYS + way;
+            candidates[1 + WAYS + way] = second * WAYS + way;
+        }
+        for slot in candidates {
+            if self.tag(slot) == 0 && self.claim(slot, entry, now_seconds, hash) {
+                return Some(slot as u32);
+            }
+        }
+        let (slot, standing) = self.worst(&candidates, now_seconds, kept)?;
+        self.remove(slot);
+        if let Some(standing) = standing {
+            self.evicted[standing as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        self.claim(slot as usize, entry, now_seconds, hash).then_some(slot)
+    }
+
+    /// The flow to push out, and as what; `None` for the standing of one whose time was over anyway.
+    fn worst(&self, candidates: &[usize], now_seconds: u32, kept: u32) -> Option<(u32, Option<Standing>)> {
+        let mut worst: Option<(Standing, u32, u32)> = None;
+        for slot in candidates.iter().map(|&slot| slot as u32).filter(|&slot| slot != kept) {
+            let Some(entry) = self.entry(slot) else { continue };
+            let life = self.life(slot, &entry);
+            if entry.partner == kept && kept != NO_PARTNER {
+                continue;
+            }
+            if life.is_over(now_seconds) {
+                return Some((slot, None));
+            }
+            let (standing, idle) = (life.standing(), life.idle(now_seconds));
+            let worse = worst.is_none_or(|(other, age, _)| standing < other || standing == other && idle > age);
+            if standing != Standing::Established && worse {
+                worst = Some((standing, idle, slot));
+            }
+        }
+        worst.map(|(standing, _, slot)| (slot, Some(standing)))
+    }
+
+    /// Writes an entry into an empty line. False where somebody else was faster.
+    fn claim(&self, slot: usize, entry: &Entry, now_seconds: u32, hash: u64) -> bool {
+        let taken = self.write(slot, |line| {
+            if line[4 + address_words::<WORDS>()].load(Ordering::Relaxed) != 0 {
+                return false;
+            }
+            store(line, &encode(entry));
+            let activity = Activity { last_seen: now_seconds, bits: 0, packets: 0 };
+            line[ACTIVITY].store(activity.encode(), Ordering::Relaxed);
+            self.set_tag(slot, tag_of(hash));
+            true
+        });
+        let taken = taken.unwrap_or(false);
+        self.used.fetch_add(taken as u64, Ordering::Relaxed);
+        taken
+    }
+
+    fn clear(&self, slot: u32) {
+        let cleared = self.write(slot as usize, |line| {
+            let was_used = line[4 + address_words::<WORDS>()].load(Ordering::Relaxed) != 0;
+            store(line, &[0; WORDS]);
+            self.set_tag(slot as usize, 0);
+            was_used
+        });
+        self.used.fetch_sub(cleared.unwrap_or(false) as u64, Ordering::Relaxed);
+    }
+
+    /// Runs `change` under the line's lock; `None` where there is no such line.
+    fn write<T>(&self, slot: usize, change: impl FnOnce(&[AtomicU64; WORDS]) -> T) -> Option<T> {
+        let line = self.line(slot)?;
+        // The low half counts writes; odd while one is going on. The high half is the epoch, written by `store`.
+        let mut word = line[0].load(Ordering::Relaxed);
+        loop {
+            if word & 1 == 1 {
+                std::hint::spin_loop();
+                word = line[0].load(Ordering::Relaxed);
+                continue;
+            }
+            match line[0].compare_exchange_weak(word, word | 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => word = now,
+            }
+        }
+        // Readers that see any word written below also see the lock odd.
+        fence(Ordering::Release);
+        let result = change(line);
+        let written = line[0].load(Ordering::Relaxed);
+        let sequence = (word as u32).wrapping_add(2);
+        line[0].store(written & !0xffff_ffff | sequence as u64, Ordering::Release);
+        Some(result)
+    }
+
+    /// The words of a line, consistent among themselves.
+    #[inline(always)]
+    fn read(&self, slot: usize) -> Option<Entry> {
+        let line = self.line(slot)?;
+        loop {
+            let before = line[0].load(Ordering::Acquire);
+            let mut words = [0; WORDS];
+            for (word, place) in words.iter_mut().zip(line).skip(1) {
+                *word = place.load(Ordering::Relaxed);
+            }
+            fence(Ordering::Acquire);
+            let after = line[0].load(Ordering::Relaxed);
+            if before == after && before & 1 == 0 {
+                words[0] = before;
+                return Some(decode(&words));
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    #[inline(always)]
+    fn line(&self, slot: usize) -> Option<&[AtomicU64; WORDS]> {
+        self.lines.words().as_chunks::<WORDS>().0.get(slot)
+    }
+
+    /// The line in which a flow is put where that is free.
+    #[inline(always)]
+    fn home(&self, hash: u64) -> usize {
+        (hash as usize & (self.buckets - 1)) * WAYS + (hash >> 52) as usize % WAYS
+    }
+
+    fn buckets_of(&self, hash: u64) -> [usize; 2] {
+        [hash as usize & (self.buckets - 1), hash.rotate_right(29) as usize & (self.buckets - 1)]
+    }
+
+    fn tag(&self, slot: usize) -> u8 {
+        let word = self.tags.get(slot / 8).map_or(0, |word| word.load(Ordering::Relaxed));
+        (word >> (slot % 8 * 8)) as u8
+    }
+
+    /// Lines of a bucket that bear the tag.
+    fn tagged(&self, bucket: usize, tag: u8) -> impl Iterator<Item = usize> {
+        let words: [u64; TAG_WORDS] = std::array::from_fn(|index| {
+            self.tags.get(bucket * TAG_WORDS + index).map_or(0, |word| word.load(Ordering::Relaxed))
+        });
+        let is_it = move |way: &usize| (words[way / 8] >> (way % 8 * 8)) as u8 == tag;
+        (0..WAYS).filter(is_it).map(move |way| bucket * WAYS + way)
+    }
+
+    fn set_tag(&self, slot: usize, tag: u8) {
+        if let Some(word) = self.tags.get(slot / 8) {
+            let shift = slot % 8 * 8;
+            let changed = |word: u64| Some(word & !(0xff << shift) | (tag as u64) << shift);
+            // The closure always answers, so there is no error.
+            let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
+        }
+    }
+}
+
+/// What is known of how a flow lives.
+struct Life {
+    protocol: u8,
+    drops: bool,
+    own: Activity,
+    other: Option<Activity>,
+}
+
+impl Life {
+    fn standing(&self) -> Standing {
+        state::standing(self.protocol, self.drops, self.own, self.other)
+    }
+
+    /// Seconds since either direction carried a packet.
+    fn idle(&self, now_seconds: u32) -> u32 {
+        let own = self.own.idle(now_seconds);
+        self.other.map_or(own, |other| own.min(other.idle(now_seconds)))
+    }
+
+    fn is_over(&self, now_seconds: u32) -> bool {
+        self.idle(now_seconds) > state::timeout(self.protocol, self.drops, self.own, self.other)
+    }
+}
+
+/// Writes all words but the activity; of the first only the epoch, as the rest of it is the lock.
+fn store<const WORDS: usize>(line: &[AtomicU64; WORDS], words: &[u64; WORDS]) {
+    let lock = line[0].load(Ordering::Relaxed) & 0xffff_ffff;
+    line[0].store(words[0] | lock, Ordering::Relaxed);
+    for (index, place) in line.iter().enumerate().skip(1).filter(|(index, _)| *index != ACTIVITY) {
+        place.store(words[index], Ordering::Relaxed);
+    }
+}
+
+/// One byte of the hash that the bucket's number does not hold; never 0, which is an empty line's.
+fn tag_of(hash: u64) -> u8 {
+    ((hash >> 56) as u8).max(1)
+}
+
+#[cfg(test)]
+mod tests;

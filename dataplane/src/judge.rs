@@ -1,0 +1,263 @@
+//! The slow path: what happens to the first packet of a flow, and why. Pure: tables in, [`Decision`] out.
+//!
+//! ```text
+//!   origin ─► may it come from there? ─► Service ─► policy at both ends ─► route ─► masquerade ─► ways out and back
+//! ```
+//!
+//! Asked once a flow and generation by [`crate::pipeline`], and by `Explain` for packets that need not exist.
+
+use std::net::{IpAddr, SocketAddr};
+
+use policy_compiler::policy::Judgement;
+use policy_compiler::routes::Route;
+use policy_compiler::service::{Resolution, ServiceId, ServiceQuery};
+
+use crate::drops::DropReason;
+use crate::flow::Key;
+use crate::snapshot::{PortIndex, PortView, Role, Snapshot, Way};
+use crate::wire::{SCTP, TCP, UDP};
+
+/// Where a packet came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// By the port of a pod or virtual machine.
+    Endpoint(PortIndex),
+    /// By the port of this node's own network stack.
+    Host(PortIndex),
+    /// By the underlay, as it is.
+    Uplink(PortIndex),
+    /// By the underlay, from a node of the cluster (index into `tables.routes.nodes()`).
+    Tunnel {
+        /// The underlay's port.
+        port: PortIndex,
+        /// The node.
+        node: u32,
+    },
+}
+
+impl Origin {
+    /// The origin of what a port receives, before any decapsulation.
+    pub fn of_port(index: PortIndex, view: &PortView) -> Self {
+        match view.role {
+            Role::Endpoint(_) => Origin::Endpoint(index),
+            Role::Host => Origin::Host(index),
+            Role::Uplink => Origin::Uplink(index),
+        }
+    }
+
+    /// The port.
+    pub fn port(self) -> PortIndex {
+        match self {
+            Origin::Endpoint(port) | Origin::Host(port) | Origin::Uplink(port) => port,
+            Origin::Tunnel { port, .. } => port,
+        }
+    }
+
+    /// From the underlay, in a tunnel or as it is.
+    pub fn is_outside(self) -> bool {
+        matches!(self, Origin::Uplink(_) | Origin::Tunnel { .. })
+    }
+}
+
+/// What happens to a flow, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct Decision {
+    /// Forwarded, or why not.
+    pub verdict: Result<(), DropReason>,
+    /// What policy says, where it was asked.
+    pub judgement: Option<Judgement>,
+    /// The Service port, where the destination is one.
+    pub service: Option<ServiceId>,
+    /// The destination after its translation.
+    pub dst: SocketAddr,
+    /// The address that the source is translated to.
+    pub masquerade: Option<IpAddr>,
+    /// Where the destination is.
+    pub route: Option<Route>,
+    /// The way out.
+    pub way: Way,
+    /// The way of the replies.
+    pub back: Way,
+}
+
+/// Decides a flow by the key of its first packet. `kept` is the backend that a live flow has: it stays with it while
+/// that serves.
+pub fn decide(snapshot: &Snapshot, key: &Key, v6: bool, origin: Origin, kept: Option<SocketAddr>) -> Decision {
+    let dst = SocketAddr::new(key.dst(v6), key.dst_port());
+    let mut decision = Decision {
+        verdict: Ok(()),
+        judgement: None,
+        service: None,
+        dst,
+        masquerade: None,
+        route: None,
+        way: Way::NoPort,
+        back: way_back(snapshot, key.src(v6), origin),
+    };
+    decision.verdict = decide_into(&mut decision, snapshot, key, v6, origin, kept);
+    decision
+}
+
+fn decide_into(
+    decision: &mut Decision,
+    snapshot: &Snapshot,
+    key: &Key,
+    v6: bool,
+    origin: Origin,
+    kept: Option<SocketAddr>,
+) -> Result<(), DropReason> {
+    let (src, protocol) = (key.src(v6), key.protocol());
+    // 1. Nobody speaks for somebody else.
+    if !may_come(snapshot, src, origin) {
+        return Err(DropReason::SpoofedSource);
+    }
+    // 2. A Service is one of its backends.
+    let masquerade = resolve(decision, snapshot, key, src, kept)?;
+    // 3. Both ends' policies, on the addresses that policies know: source before, destination after translation.
+    let policy_port = if matches!(protocol, TCP | UDP | SCTP) { decision.dst.port() } else { 0 };
+    let judgement = snapshot.tables.policy.judge(src, decision.dst.ip(), protocol, policy_port);
+    decision.judgement = Some(judgement);
+    if !judgement.egress.allowed {
+        return Err(DropReason::PolicyEgress);
+    }
+    if !judgement.ingress.allowed {
+        return Err(DropReason::PolicyIngress);
+    }
+    // 4. Where that is.
+    let route = snapshot.tables.routes.lookup(decision.dst.ip());
+    decision.route = Some(route);
+    let way = way_to(snapshot, route, decision.dst.ip());
+    let leaves = route == Route::External;
+    if route == Route::Unreachable || leaves && origin.is_outside() && decision.service.is_none() {
+        return Err(DropReason::NoRoute);
+    }
+    if matches!(origin, Origin::Tunnel { .. }) && matches!(route, Route::Tunnel(_)) {
+        return Err(DropReason::Loop);
+    }
+    decision.way = way;
+    // 5. Replies must come back through here: from a Service that says so, and from outside of the cluster.
+    if masquerade || leaves && matches!(origin, Origin::Endpoint(_)) {
+        decision.masquerade = Some(node_address(snapshot, v6).ok_or(DropReason::NoRoute)?);
+    }
+    Ok(())
+}
+
+/// Translates the destination where it is a Service. True where the source is to be translated, too.
+fn resolve(
+    decision: &mut Decision,
+    snapshot: &Snapshot,
+    key: &Key,
+    src: IpAddr,
+    kept: Option<SocketAddr>,
+) -> Result<bool, DropReason> {
+    let query = ServiceQuery {
+        src,
+        src_port: key.src_port(),
+        dst: decision.dst.ip(),
+        dst_port: decision.dst.port(),
+        protocol: key.protocol(),
+    };
+    let services = &snapshot.tables.services;
+    match services.resolve(&query) {
+        Resolution::NotAService => Ok(false),
+        Resolution::Reject { service } => {
+            decision.service = Some(service);
+            // A live flow stays with a backend that still serves.
+            match kept.filter(|backend| services.still_serves(&query, *backend)) {
+                Some(backend) => {
+                    decision.dst = backend;
+                    Ok(false)
+                }
+                None => Err(DropReason::ServiceReject),
+            }
+        }
+        Resolution::Drop { service } => {
+            decision.service = Some(service);
+            match kept.filter(|backend| services.still_serves(&query, *backend)) {
+                Some(backend) => {
+                    decision.dst = backend;
+                    Ok(false)
+                }
+                None => Err(DropReason::ServiceDrop),
+            }
+        }
+        Resolution::Forward { service, backend, masquerade } => {
+            decision.service = Some(service);
+            // SCTP's checksum is not of the kind that a translation can adjust.
+            if key.protocol() == SCTP {
+                return Err(DropReason::ServiceDrop);
+            }
+            let kept = kept.filter(|kept| services.still_serves(&query, *kept));
+            decision.dst = kept.unwrap_or(backend);
+            Ok(masquerade)
+        }
+    }
+}
+
+/// Whether a packet from `src` may come in here. (An endpoint's own port is held to its addresses packet by packet;
+/// this is the rest.)
+fn may_come(snapshot: &Snapshot, src: IpAddr, origin: Origin) -> bool {
+    let route = snapshot.tables.routes.lookup(src);
+    match origin {
+        Origin::Endpoint(port) => snapshot.port(port).is_some_and(|view| view.addresses.contains(&src)),
+        Origin::Host(_) => route == Route::Node,
+        Origin::Uplink(_) => route == Route::External,
+        Origin::Tunnel { node, .. } => {
+            // A node speaks for its pods, and for itself where it has masqueraded.
+            let own = snapshot.tables.routes.nodes().get(node as usize);
+            route == Route::Tunnel(node) || own.is_some_and(|own| own.addresses.contains(&src))
+        }
+    }
+}
+
+/// The way to an address whose route is known.
+pub fn way_to(snapshot: &Snapshot, route: Route, address: IpAddr) -> Way {
+    let listed = |ways: &[Way], index: u32| ways.get(index as usize).copied().unwrap_or(Way::NoPort);
+    match route {
+        Route::Endpoint(index) => listed(&snapshot.endpoints, index),
+        Route::Tunnel(node) => listed(&snapshot.tunnels, node),
+        Route::Node => snapshot.host,
+        Route::External => match snapshot.underlay.next_hop(address) {
+            Some(hop) => snapshot.underlay.neighbours.get(&hop).map_or(Way::Unresolved, |way| Way::Ready(*way)),
+            None => Way::NoPort,
+        },
+        Route::Unreachable => Way::NoPort,
+    }
+}
+
+/// The way to whoever sent a packet.
+fn way_back(snapshot: &Snapshot, src: IpAddr, origin: Origin) -> Way {
+    match origin {
+        Origin::Endpoint(port) | Origin::Host(port) => snapshot.port(port).map_or(Way::NoPort, |view| view.way),
+        Origin::Uplink(_) => way_to(snapshot, Route::External, src),
+        Origin::Tunnel { node, .. } => way_to(snapshot, Route::Tunnel(node), src),
+    }
+}
+
+/// This node's address of the family: what masqueraded packets come from.
+pub fn node_address(snapshot: &Snapshot, v6: bool) -> Option<IpAddr> {
+    if v6 { snapshot.node_v6.map(IpAddr::V6) } else { snapshot.node_v4.map(IpAddr::V4) }
+}
+
+/// The gateway's address of the family.
+pub fn gateway_address(snapshot: &Snapshot, v6: bool) -> IpAddr {
+    if v6 { snapshot.gateway_v6.into() } else { snapshot.gateway_v4.into() }
+}
+
+/// Where a packet from `src` would come in; `None` where no port is attached for it.
+pub fn origin_of(snapshot: &Snapshot, src: IpAddr) -> Option<Origin> {
+    match snapshot.tables.routes.lookup(src) {
+        Route::Endpoint(index) => port_of(snapshot, Role::Endpoint(Some(index))).map(Origin::Endpoint),
+        Route::Tunnel(node) => port_of(snapshot, Role::Uplink).map(|port| Origin::Tunnel { port, node }),
+        Route::Node => port_of(snapshot, Role::Host).map(Origin::Host),
+        Route::External => port_of(snapshot, Role::Uplink).map(Origin::Uplink),
+        Route::Unreachable => None,
+    }
+}
+
+/// The port with a role.
+pub fn port_of(snapshot: &Snapshot, role: Role) -> Option<PortIndex> {
+    let mut ports = snapshot.ports.iter();
+    let found = ports.position(|view| view.as_ref().is_some_and(|view| view.role == role));
+    found.and_then(|index| PortIndex::try_from(index).ok())
+}
