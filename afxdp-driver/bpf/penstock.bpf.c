@@ -7,9 +7,11 @@
  *     1. destination in `ours` (pod networks, service addresses)               -> userspace
  *     2. destination in `local` (the node's own addresses) and
  *        a. TCP/UDP/SCTP to a destination port in `ports`                      -> userspace
- *        b. an ICMP error that quotes a packet from such a port of ours, or
- *           a UDP packet to one (VXLAN: its source ports are hashes)           -> userspace
- *        c. a later fragment of a datagram whose first fragment went there     -> userspace
+ *        b. an ICMP echo reply with an identifier in `ports`                   -> userspace
+ *        c. an ICMP error that quotes a packet from such a port or identifier
+ *           of ours, or a UDP packet to one (VXLAN: its source ports are
+ *           hashes)                                                            -> userspace
+ *        d. a later fragment of a datagram whose first fragment went there     -> userspace
  *     3. all else (ARP, neighbour discovery, VLAN tags, other destinations)    -> kernel
  *
  * A packet for userspace whose queue has no socket is dropped, never passed: the kernel would forward a pod's
@@ -66,12 +68,12 @@ struct {
 	__uint(max_entries, 1024);
 } local SEC(".maps");
 
-/* One bit a port: 1024 words each for TCP, UDP, SCTP. */
+/* One bit a port: 1024 words each for TCP, UDP, SCTP, and for the identifiers of ICMP and ICMPv6 echoes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, __u64);
-	__uint(max_entries, 3072);
+	__uint(max_entries, 4096);
 } ports SEC(".maps");
 
 struct {
@@ -83,6 +85,7 @@ struct {
 
 enum { REDIRECTED, PASSED, NO_SOCKET };
 enum { ICMP = 1, TCP = 6, UDP = 17, ICMPV6 = 58, SCTP = 132 };
+enum { ECHO_REPLY = 0, ECHO_REQUEST = 8, ECHO_REQUEST_V6 = 128, ECHO_REPLY_V6 = 129 };
 enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, DESTINATION_OPTIONS = 60 };
 enum { EXTENSION_HEADERS = 6 };
 
@@ -132,7 +135,7 @@ INLINE int is_local(const struct address *address)
 
 INLINE int port_is_ours(__u32 protocol, __u32 port)
 {
-	__u32 slot = protocol == TCP ? 0 : protocol == UDP ? 1 : 2;
+	__u32 slot = protocol == TCP ? 0 : protocol == UDP ? 1 : protocol == SCTP ? 2 : 3;
 	__u32 word = slot * 1024 + (port >> 6);
 	__u64 *bits = bpf_map_lookup_elem(&ports, &word);
 	return bits && (*bits >> (port & 63) & 1);
@@ -143,9 +146,19 @@ INLINE int has_ports(__u32 protocol)
 	return protocol == TCP || protocol == UDP || protocol == SCTP;
 }
 
-/* The ports at `at` in a packet that an ICMP error quotes: one that we sent. */
+/* Whether the ICMP or ICMPv6 message at `at` is an echo of type `type` with an identifier of ours. */
+INLINE int echo_is_ours(const __u8 *at, const __u8 *end, __u32 type)
+{
+	return at + 8 <= end && at[0] == type && port_is_ours(ICMP, be16(at + 4));
+}
+
+/* The transport header at `at` in a packet that an ICMP error quotes: one that we sent. */
 INLINE int quoted_is_ours(const __u8 *at, const __u8 *end, __u32 protocol)
 {
+	if (protocol == ICMP)
+		return echo_is_ours(at, end, ECHO_REQUEST);
+	if (protocol == ICMPV6)
+		return echo_is_ours(at, end, ECHO_REQUEST_V6);
 	if (!has_ports(protocol) || at + 4 > end)
 		return 0;
 	if (port_is_ours(protocol, be16(at)))
@@ -153,13 +166,15 @@ INLINE int quoted_is_ours(const __u8 *at, const __u8 *end, __u32 protocol)
 	return protocol == UDP && port_is_ours(UDP, be16(at + 2));
 }
 
-/* Destination unreachable, time exceeded, parameter problem. */
+/* Echo reply; or destination unreachable, time exceeded, parameter problem. */
 INLINE int icmp_is_ours(const __u8 *at, const __u8 *end)
 {
 	struct address source;
 	const __u8 *quoted = at + 8;
 	__u32 length;
 
+	if (echo_is_ours(at, end, ECHO_REPLY))
+		return 1;
 	if (quoted + 20 > end || (at[0] != 3 && at[0] != 11 && at[0] != 12))
 		return 0;
 	length = (quoted[0] & 15) * 4;
@@ -169,12 +184,14 @@ INLINE int icmp_is_ours(const __u8 *at, const __u8 *end)
 	return is_local(&source) && quoted_is_ours(quoted + length, end, quoted[9]);
 }
 
-/* Unreachable, packet too big, time exceeded, parameter problem. Extension headers in the quoted packet: not ours. */
+/* Echo reply; or unreachable, packet too big, time exceeded, parameter problem. Extension headers in the quoted packet: not ours. */
 INLINE int icmpv6_is_ours(const __u8 *at, const __u8 *end)
 {
 	struct address source;
 	const __u8 *quoted = at + 8;
 
+	if (echo_is_ours(at, end, ECHO_REPLY_V6))
+		return 1;
 	if (quoted + 40 > end || at[0] < 1 || at[0] > 4 || quoted[0] >> 4 != 6)
 		return 0;
 	__builtin_memcpy(&source, quoted + 8, 16);

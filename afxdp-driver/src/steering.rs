@@ -10,8 +10,8 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, Object};
 
 use crate::bpf::{self, os_error};
 
-/// Protocols with ports, in the order of their words in the `ports` map.
-const PROTOCOLS: [u8; 3] = [6, 17, 132];
+/// Protocols with ports, in the order of their words in the `ports` map; ICMP's (and ICMPv6's) are identifiers of echoes.
+const PROTOCOLS: [u8; 4] = [6, 17, 132, 1];
 /// 64-bit words of one protocol's port bitmap.
 const PORT_WORDS: usize = 1024;
 /// What `bpf/penstock.bpf.c` holds at most.
@@ -24,8 +24,8 @@ pub enum SteeringError {
     /// More bits than the address has.
     #[error("prefix {0}/{1}: an address of its family has fewer bits")]
     PrefixLength(IpAddr, u8),
-    /// Only TCP (6), UDP (17) and SCTP (132) have ports.
-    #[error("protocol {0} has no ports: TCP is 6, UDP 17, SCTP 132")]
+    /// Only TCP (6), UDP (17) and SCTP (132) have ports, and ICMP (1) identifiers.
+    #[error("protocol {0} has no ports: TCP is 6, UDP 17, SCTP 132, ICMP with its identifiers 1")]
     Protocol(u8),
     /// The map is too small.
     #[error("{count} entries are too many for the map {map}: at most {limit}")]
@@ -98,7 +98,7 @@ impl SteeringTable {
     }
 
     /// The node's own addresses, and the (protocol, destination ports) of them that are ours: VXLAN, node ports, the
-    /// source ports of NAT.
+    /// source ports of NAT. ICMP (1, which stands for ICMPv6 as well) has identifiers of echoes for ports.
     ///
     /// # Errors
     /// [`SteeringError::Protocol`] and [`SteeringError::Capacity`] before anything has changed;
@@ -222,6 +222,6 @@ mod tests {
                 assert_eq!(set, wanted, "protocol {protocol} port {port}");
             }
         }
-        assert!(matches!(port_words(&[(1, 0..=0)]), Err(SteeringError::Protocol(1))));
+        assert!(matches!(port_words(&[(58, 0..=0)]), Err(SteeringError::Protocol(58))));
     }
 }

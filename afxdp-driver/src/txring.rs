@@ -2,7 +2,7 @@
 //!
 //! `xsk-rs` sends a frame only from the address that the kernel received it at, since its descriptors' address is
 //! private. A packet that lost or gained an outer header starts elsewhere in its chunk; so this one ring is driven
-//! here, over a mapping of our own (see `docs/decisions/0002-tx-ring.md`). The layout is that of
+//! here, over a mapping of our own (see `docs/decisions/0007-tx-ring.md`). The layout is that of
 //! `include/uapi/linux/if_xdp.h`; `XDP_MMAP_OFFSETS` says where its parts lie.
 
 use std::io;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use agent_api::address::{Address, DEFAULT_SOCKET};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use policy_compiler::objects::{DEFAULT_VNI, IntentOptions};
 
 use crate::answer::Output;
@@ -86,7 +86,8 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "source", required = true, multiple = false, args = ["manifests", "file"])]
+#[group(skip)]
+#[command(group = ArgGroup::new("source").required(true).multiple(false).args(["manifests", "file"]))]
 pub(crate) struct Apply {
     /// Folder of manifests.
     #[arg(long, value_name = "DIR", requires = "node")]
@@ -145,7 +146,8 @@ pub(crate) enum PortsCommand {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "role", required = true, multiple = false, args = ["pod", "uplink", "host"])]
+#[group(skip)]
+#[command(group = ArgGroup::new("role").required(true).multiple(false).args(["pod", "uplink", "host"]))]
 pub(crate) struct AddPort {
     /// Device name in penstockd's network namespace.
     #[arg(long)]
@@ -261,7 +263,9 @@ fn pod_name(text: &str) -> Result<String, String> {
 }
 
 fn mac(text: &str) -> Result<[u8; 6], String> {
-    let octet = |part: &str| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten();
+    // `from_str_radix` would take a sign.
+    let is_hex = |part: &str| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let octet = |part: &str| is_hex(part).then(|| u8::from_str_radix(part, 16).ok()).flatten();
     let octets: Option<Vec<u8>> = text.split(':').map(octet).collect();
     octets.and_then(|octets| octets.try_into().ok()).ok_or_else(|| "not six octets such as 02:00:00:00:00:01".into())
 }
@@ -275,6 +279,17 @@ mod tests {
     #[test]
     fn the_arguments_do_not_contradict_each_other() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_port_has_one_role_and_a_state_one_source() {
+        let good = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        assert!(good("penstockctl ports add --device veth0 --pod a/b --mac 02:00:00:00:00:01"));
+        assert!(good("penstockctl ports add --device veth0 --uplink"));
+        assert!(good("penstockctl apply --manifests x --node y --expect 3"));
+        for wrong in ["ports add --device veth0", "ports add --device veth0 --uplink --host", "apply --node y", "apply --manifests x"] {
+            assert!(!good(&format!("penstockctl {wrong}")), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,0 +1,96 @@
+use std::path::Path;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("test.toml"))
+}
+
+#[test]
+fn what_is_left_out_has_a_default() {
+    let config = parse("").unwrap();
+    assert_eq!(config.workers.cores, [0]);
+    assert_eq!((config.workers.batch, config.memory.chunks, config.socket_mode), (64, 32768, 0o660));
+    assert!(config.uplink.is_none() && config.listen.is_none());
+}
+
+#[test]
+fn a_full_file_is_read() {
+    let text = r#"
+        socket = "/run/p.sock"
+        socket_mode = "0600"
+        listen = "127.0.0.1:7000"
+        [workers]
+        cores = [1, 0]
+        batch = 32
+        [workers.idle]
+        spin = 1
+        yields = 2
+        sleep_ms = 0
+        [memory]
+        chunks = 8192
+        ring = 1024
+        huge_pages = "never"
+        [flows]
+        ipv4 = 1024
+        ipv6 = 512
+        [uplink]
+        device = "eth0"
+        gateway_v4 = "192.0.2.1"
+        gateway_v6 = "2001:db8::1"
+        mode = "native"
+        zero_copy = "never"
+        [host]
+        device = "host0"
+        [gateway]
+        ipv4 = "169.254.1.2"
+        ipv6 = "fe80::2"
+        [snat]
+        first = 62000
+        last = 63000
+        [overlay]
+        port = 4789
+        mac = "02:00:00:00:00:01"
+    "#;
+    let config = parse(text).unwrap();
+    assert_eq!(config.workers.cores, [1, 0]);
+    assert_eq!(config.workers.idle.sleep(), Duration::ZERO);
+    assert_eq!(config.uplink.map(|uplink| (uplink.device, uplink.mode)), Some(("eth0".into(), Mode::Native)));
+    assert_eq!((config.socket_mode, config.memory.huge_pages), (0o600, HugePages::Never));
+}
+
+#[test]
+fn each_error_names_its_field() {
+    let rows = [
+        ("sockets = \"/x\"", "sockets"),
+        ("socket = \"x\"", "socket: "),
+        ("socket_mode = \"9\"", "socket_mode"),
+        ("listen = \"192.0.2.1:1\"", "listen: "),
+        ("[workers]\ncores = []", "workers.cores: "),
+        ("[workers]\ncores = [1, 1]", "workers.cores: CPU 1 stands there twice"),
+        ("[workers]\nbatch = 65", "workers.batch: "),
+        ("[workers.idle]\nspins = 1", "spins"),
+        ("[memory]\nchunks = 1", "memory.chunks: "),
+        ("[memory]\nring = 1000", "memory.ring: "),
+        ("[memory]\nhuge_pages = \"yes\"", "huge_pages"),
+        ("[flows]\nipv6 = 0", "flows.ipv6: "),
+        ("[uplink]\nmode = \"native\"", "device"),
+        ("[uplink]\ndevice = \"a\"\nzero_copy = \"require\"", "uplink.zero_copy: "),
+        ("[uplink]\ndevice = \"a\"\n[host]\ndevice = \"a\"", "host.device: "),
+        ("[gateway]\nipv4 = \"224.0.0.1\"", "gateway.ipv4: "),
+        ("[snat]\nfirst = 5\n", "snat.first: "),
+        ("[overlay]\nport = 8472", "overlay.port: "),
+        ("[overlay]\nmac = \"01:00:00:00:00:01\"", "overlay.mac: "),
+    ];
+    for (text, part) in rows {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_missing_device_is_named_with_its_field() {
+    let config = parse("[uplink]\ndevice = \"nosuch0\"").unwrap();
+    let error = config.check_machine().unwrap_err().to_string();
+    assert!(error.starts_with("uplink.device: ") && error.contains("nosuch0"), "{error}");
+}

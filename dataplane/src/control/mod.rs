@@ -1,0 +1,31 @@
+//! penstockd around the workers.
+//!
+//! ```text
+//!   gRPC ──► Handle ──requests──► control thread ──snapshots, commands──► workers
+//!               │                    ▲     ▲  └──────── events ─────────────┘
+//!               │                    │     └─ neighbours: routes, MAC addresses (route netlink)
+//!               └─ blocking work: compiling, attaching devices
+//! ```
+//!
+//! * [`config`]: the configuration file.           * [`daemon`]: from start to end.
+//! * [`dataplane`]: the contract of gRPC.          * `explain`: what would happen, in sentences.
+//! * `thread`: the one that owns the state.        * `attach`, `ports`: devices come and go.
+//! * [`build`]: from the state to a snapshot.      * `steer`: what of the uplink is ours.
+//! * [`neighbours`]: what the kernel knows.        * `watch`, `history`: drops and rules by name.
+//!
+//! It is not for: packets. Nothing here is on their way.
+
+mod attach;
+pub mod build;
+pub mod config;
+pub mod daemon;
+pub mod dataplane;
+mod explain;
+mod history;
+pub mod neighbours;
+mod ports;
+mod refusal;
+mod request;
+mod steer;
+mod thread;
+mod watch;

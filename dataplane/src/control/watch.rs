@@ -1,0 +1,167 @@
+//! [`DropFeed`]: dropped packets for those who watch, at a rate that people and programs can follow.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use agent_api::contract::DropEvent;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use policy_compiler::policy::RuleId;
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+
+use super::history::rule_text;
+use crate::messages::DropRecord;
+use policy_compiler::tables::Tables;
+
+/// Events a second, at most.
+const RATE: u32 = 2000;
+/// Events that a slow reader may be behind.
+const BACKLOG: usize = 4096;
+
+/// Dropped packets on their way to watchers.
+#[derive(Debug)]
+pub(super) struct DropFeed {
+    events: broadcast::Sender<DropEvent>,
+    /// Events not sent since the last that was.
+    missed: u64,
+    /// What is left of this second.
+    budget: u32,
+    second: Instant,
+    /// The workers' clocks in Unix time: nanoseconds at their zero.
+    epoch_ns: u64,
+}
+
+impl DropFeed {
+    /// A feed without watchers; `start` is the zero of the workers' clocks.
+    pub(super) fn new(start: Instant) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let epoch_ns = now.saturating_sub(start.elapsed()).as_nanos() as u64;
+        DropFeed {
+            events: broadcast::channel(BACKLOG).0,
+            missed: 0,
+            budget: RATE,
+            second: Instant::now(),
+            epoch_ns,
+        }
+    }
+
+    /// One more watcher.
+    pub(super) fn watch(&self) -> broadcast::Receiver<DropEvent> {
+        self.events.subscribe()
+    }
+
+    /// Whether anyone watches.
+    pub(super) fn is_watched(&self) -> bool {
+        self.events.receiver_count() > 0
+    }
+
+    /// Counts events that were lost before they came here.
+    pub(super) fn lose(&mut self, count: u64) {
+        self.missed += count;
+    }
+
+    /// Sends an event on, if this second has room for it.
+    pub(super) fn send(&mut self, record: &DropRecord, device: &str, tables: Option<&Tables>) {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            (self.second, self.budget) = (Instant::now(), RATE);
+        }
+        if self.budget == 0 {
+            self.missed += 1;
+            return;
+        }
+        self.budget -= 1;
+        let event = DropEvent {
+            time_ns: self.epoch_ns.saturating_add(record.time_ns),
+            reason: record.reason.name().to_owned(),
+            device: device.to_owned(),
+            src: record.addresses.map(|(src, _)| src),
+            src_port: record.src_port,
+            dst: record.addresses.map(|(_, dst)| dst),
+            dst_port: record.dst_port,
+            protocol: record.protocol,
+            rule: rule_of(record, tables),
+            generation: tables.map_or(0, |tables| tables.generation),
+            missed: std::mem::take(&mut self.missed),
+        };
+        // Without a watcher it is for nobody.
+        let _ = self.events.send(event);
+    }
+}
+
+/// Empty where no policy was asked.
+fn rule_of(record: &DropRecord, tables: Option<&Tables>) -> String {
+    match tables {
+        Some(tables) if record.rule != RuleId::DEFAULT_ALLOW => rule_text(&tables.policy, record.rule),
+        _ => String::new(),
+    }
+}
+
+/// The watcher's end: what a slow reader misses is counted in the next event that it gets.
+pub(super) fn stream(receiver: broadcast::Receiver<DropEvent>) -> BoxStream<'static, DropEvent> {
+    let events = BroadcastStream::new(receiver).scan(0, |behind: &mut u64, event| {
+        let event = match event {
+            Ok(mut event) => {
+                event.missed += std::mem::take(behind);
+                Some(event)
+            }
+            Err(BroadcastStreamRecvError::Lagged(count)) => {
+                *behind += count;
+                None
+            }
+        };
+        futures::future::ready(Some(event))
+    });
+    events.filter_map(futures::future::ready).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drops::DropReason;
+
+    fn record() -> DropRecord {
+        DropRecord {
+            reason: DropReason::NoRoute,
+            port: 0,
+            addresses: None,
+            src_port: 0,
+            dst_port: 0,
+            protocol: 0,
+            rule: RuleId::DEFAULT_ALLOW,
+            epoch: 1,
+            time_ns: 5,
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_counted_in_the_next_event() {
+        let mut feed = DropFeed::new(Instant::now());
+        assert!(!feed.is_watched());
+        let mut watcher = feed.watch();
+        assert!(feed.is_watched());
+        feed.budget = 1;
+        feed.lose(3);
+        feed.send(&record(), "veth0", None);
+        feed.send(&record(), "veth0", None);
+        feed.send(&record(), "veth0", None);
+        let event = watcher.try_recv().unwrap();
+        assert_eq!((event.missed, event.reason.as_str(), event.device.as_str()), (3, "no_route", "veth0"));
+        assert!(watcher.try_recv().is_err());
+        feed.budget = 1;
+        feed.send(&record(), "veth0", None);
+        assert_eq!(watcher.try_recv().unwrap().missed, 2);
+    }
+
+    #[test]
+    fn a_slow_reader_learns_how_much_it_missed() {
+        let mut feed = DropFeed::new(Instant::now());
+        let mut events = stream(feed.watch());
+        feed.budget = u32::MAX;
+        for _ in 0..BACKLOG + 10 {
+            feed.send(&record(), "veth0", None);
+        }
+        let first = futures::executor::block_on(events.next()).unwrap();
+        assert_eq!(first.missed, 10);
+    }
+}
