@@ -1,7 +1,7 @@
 //! [`Config`]: penstockd's configuration file, TOML. All of it is checked before any device is touched.
 //!
 //! A key that does not exist is an error, and each error names its field. Everything but `[uplink]` has a default that
-//! works.
+//! works; `docs/configuration.md` is the manual.
 
 mod check;
 
