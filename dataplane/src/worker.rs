@@ -137,6 +137,7 @@ impl<P: PacketIo> Worker<P> {
         self.obey();
         let renewed = self.reader.refresh();
         let mut taken = self.cross();
+        self.retry(now, renewed);
         for port in 0..self.ports.len() {
             taken += self.serve(port as PortIndex, now, renewed);
         }
@@ -163,6 +164,15 @@ impl<P: PacketIo> Worker<P> {
         pipeline.process(&mut turn, batch);
         self.emit();
         received
+    }
+
+    /// Tries the packets once more that wait for a neighbour.
+    fn retry(&mut self, now: Now, renewed: bool) {
+        let Worker { pool, reader, pipeline, out, .. } = self;
+        if pipeline.held() > 0 && (renewed || pipeline.is_held_too_long(now.nanos)) {
+            pipeline.retry(reader.snapshot(), pool, out, now);
+            self.emit();
+        }
     }
 
     /// Hands what was put out to the ports. A full ring is kicked once; what finds no room then is lost.
@@ -322,6 +332,8 @@ impl<P: PacketIo> Worker<P> {
 
     /// Closes the ports; what they hold comes home.
     fn close(&mut self) {
+        self.pipeline.abandon(&mut self.pool);
+        self.pipeline.close();
         self.flush();
         for mut served in self.ports.drain(..).flatten() {
             let _ = served.io.flush(&mut self.pool);

@@ -36,7 +36,7 @@ impl Pipeline {
         self.tally.misses += 1;
         match self.renew(turn, item, found) {
             Renewal::Holds(entry) => self.replay(turn, item, frame, &Found { entry, ..found }),
-            Renewal::NoWay(reason) => self.end(turn, item, frame, reason, Some(&found.entry)),
+            Renewal::NoWay(reason) => self.park(turn, item, frame, reason),
             Renewal::Over if found.entry.flags.has(Flags::REPLY) => {
                 self.forget(item.parsed.v6, found.slot);
                 self.end(turn, item, frame, DropReason::ServiceDrop, Some(&found.entry));
@@ -96,7 +96,7 @@ impl Pipeline {
         let v6 = item.parsed.v6;
         let Way::Ready(egress) = decision.way else {
             let reason = self.resolve(turn, decision);
-            return self.end(turn, item, frame, reason, None);
+            return self.park(turn, item, frame, reason);
         };
         let translated = decision.dst.ip() != item.key.dst(v6) || decision.masquerade.is_some();
         if translated && !transport_ok(&frame, &item.parsed) {

@@ -9,11 +9,14 @@
 //!   close      counters, once a batch
 //! ```
 //!
-//! The law of every batch: packets in + packets made = packets out + drops.
+//! A packet whose next hop is being asked for is held for a moment (parking).
+//!
+//! The law of every batch: packets in + packets made = packets out + drops + what is held more than before.
 
 mod answer;
 mod miss;
 mod output;
+mod parking;
 mod rewrite;
 mod tally;
 #[cfg(test)]
@@ -89,6 +92,7 @@ pub struct Pipeline {
     /// The tunnel peer seen last: epoch, source address, node.
     last_peer: (u32, [u64; 2], u32),
     answers: answer::Budget,
+    parking: parking::Parking,
 }
 
 /// What a batch is processed with.
@@ -160,6 +164,7 @@ impl Pipeline {
             notices: ArrayVec::new(),
             last_peer: (0, [0; 2], 0),
             answers: answer::Budget::default(),
+            parking: parking::Parking::default(),
         }
     }
 
@@ -181,6 +186,7 @@ impl Pipeline {
     /// Publishes the counts since the last time.
     pub fn close(&mut self) {
         self.tally.publish(&self.counters);
+        self.counters.held.set(self.held() as u64);
     }
 
     /// Puts out a copy of a packet that another worker has made ready.
