@@ -13,7 +13,7 @@ build=(
   "protobuf-compiler:protoc" "libprotobuf-dev:/usr/include/google/protobuf/empty.proto"
 )
 lab=("iproute2:ip" "ethtool:ethtool" "util-linux:setpriv" "procps:sysctl")
-dpdk=("dpdk:dpdk-testpmd")
+dpdk=("dpdk-dev:dpdk-testpmd" "librte-net-af-xdp23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_xdp.so.23")
 
 present() {
   case "$1" in

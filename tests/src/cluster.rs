@@ -1,7 +1,7 @@
 //! The cluster of `examples/two-nodes`: two nodes with their daemons, three pods, a plain host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_api::contract::{PortInfo, State, Stats};
@@ -296,6 +296,21 @@ impl Node {
     /// When `penstockctl` fails.
     pub fn dropped(&self, reason: &str) -> Result<u64> {
         Ok(self.stats()?.workers.iter().filter_map(|worker| worker.drops.get(reason)).sum())
+    }
+
+    /// The Unix socket that its `penstockd` serves on.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its `penstockd`'s configuration, once that has been started.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Where its daemons write what they say.
+    pub fn logs(&self) -> &Path {
+        &self.logs
     }
 
     /// `penstockd`, while it runs.

@@ -26,13 +26,26 @@ impl Daemon {
     /// # Errors
     /// When it has not been built or cannot be started.
     pub fn start(namespace: &Namespace, name: &str, arguments: &[String], log: &Path) -> Result<Self> {
-        let program = binary(name)?;
+        Daemon::start_program(namespace, &binary(name)?, arguments, log)
+    }
+
+    /// The same with any program: a path, or a name to be found in `PATH`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_program(
+        namespace: &Namespace,
+        program: &Path,
+        arguments: &[String],
+        log: &Path,
+    ) -> Result<Self> {
         if let Some(folder) = log.parent() {
             std::fs::create_dir_all(folder)?;
         }
         let output = File::create(log).with_context(|| log.display().to_string())?;
-        let child = namespace.start(&program, arguments, output)?;
-        Ok(Daemon { name: name.to_owned(), child, log: log.to_owned() })
+        let child = namespace.start(program, arguments, output)?;
+        let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+        Ok(Daemon { name, child, log: log.to_owned() })
     }
 
     /// Its process number.

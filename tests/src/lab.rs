@@ -14,7 +14,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -65,6 +65,20 @@ pub struct Pod {
     pub v4: Ipv4Addr,
     /// Its IPv6 address.
     pub v6: Ipv6Addr,
+}
+
+impl Site {
+    /// Both of its addresses on the underlay.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.v4.into(), self.v6.into()]
+    }
+}
+
+impl Pod {
+    /// Both of its addresses.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.v4.into(), self.v6.into()]
+    }
 }
 
 impl Lab {
@@ -125,6 +139,8 @@ impl Lab {
         inside.ip(&format!("addr add {v4}/24 dev uplink"))?;
         inside.ip(&format!("addr add {v6}/64 dev uplink nodad"))?;
         inside.ip("link set dev uplink up")?;
+        // Ping sockets for all groups.
+        inside.sysctl("ipv4/ping_group_range", "0 2147483647")?;
         self.underlay.ip(&format!("link set dev {name} master br0 up"))?;
         Ok(site)
     }

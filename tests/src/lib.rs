@@ -1,8 +1,8 @@
 //! # tests: what holds across the crates, on real packets
 //!
 //! ```text
-//!   netns ──► lab ──► cluster ──► demo, tests/*.rs       namespaces, links, nodes with their daemons
-//!                └──► traffic ──────▲                    the kernel's own TCP, UDP and ICMP inside them
+//!   netns ──► lab ──► cluster ──► stage ──► demo, tests/*.rs     namespaces, links, nodes with their daemons
+//!                └──► traffic ──────▲ └───► bench                the kernel's own TCP, UDP and ICMP inside them
 //! ```
 //!
 //! * [`netns`]: namespaces as values; what a killed run left behind is swept away.
@@ -10,7 +10,11 @@
 //! * [`daemon`]: programs under test: started, watched, ended.
 //! * [`cluster`]: the two nodes of `examples/two-nodes` with `penstockd` and `penstock-agent` on them.
 //! * [`traffic`]: clients and servers on the kernel's sockets.
-//! * [`demo`]: what `make demo` shows.
+//! * [`stage`]: the cluster with servers in every pod, and what the checks expect of them.
+//! * [`generator`]: `pktgen`, started from a namespace.      * [`law`]: the workers' books, which must balance.
+//! * [`interrupt`]: SIGINT and SIGTERM leave nothing behind.
+//! * [`demo`]: what `make demo` shows; its chapters are the root tests' too.
+//! * [`mod@bench`]: penstockd against DPDK's testpmd on veth.
 //!
 //! It is not for: packets of our own making (see `pktgen`), nor for anything that runs in production. Everything here
 //! needs root, except what its documentation says does not.
@@ -20,12 +24,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+pub mod bench;
 pub mod cluster;
 pub mod daemon;
 pub mod demo;
+pub mod generator;
+pub mod interrupt;
 pub mod lab;
+pub mod law;
 pub mod manifests;
 pub mod netns;
+pub mod stage;
 pub mod traffic;
 
 /// Prints a line for people, now.

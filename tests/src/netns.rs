@@ -150,6 +150,10 @@ impl Drop for Namespace {
             // It only runs jobs whose panics are caught; there is nothing to learn from its end.
             let _ = thread.join();
         }
+        if *CLOSED.lock().unwrap_or_else(PoisonError::into_inner) {
+            // Another thread sweeps all of them away.
+            return;
+        }
         if let Err(error) = remove(&self.name) {
             crate::say(&format!("could not remove namespace {}: {error:#}", self.name));
         }

@@ -1,0 +1,7 @@
+//! `make bench-veth`: see [`tests::bench`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tests::bench::main()
+}
