@@ -1,1 +1,20 @@
-//! benches
+//! # benches: what a packet costs
+//!
+//! ```text
+//!   cluster: Intent ─► Tables ─► Snapshot        packets: one cache line a flow
+//!                                   │                         │
+//!                                   └────► Rig: Worker<ReplayPort> ◄────┘    a pass = every packet once
+//! ```
+//!
+//! * [`cluster`]: the state that is judged by: one client here, Services with their backends on other nodes.
+//! * [`replay`]: [`replay::ReplayPort`]: receives from a prepared list, sends into nothing.
+//! * [`rig`]: a whole worker between such ports, and the same ports without a worker.
+//!
+//! `benches/stages.rs` measures single stages by criterion, `benches/pipeline.rs` the whole turn in ns and in TSC cycles a packet.
+//! It is not for: the network (see `make bench-veth`), correctness (see the crates' own tests).
+
+#![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
+
+pub mod cluster;
+pub mod replay;
+pub mod rig;

@@ -10,6 +10,7 @@
 //! * [`flow`]: the flow table and its entries.    * [`judge`]: the slow path, once a flow.
 //! * [`wire`]: bytes to [`wire::Parsed`] and back; ARP, ND, ICMP errors.
 //! * [`snapshot`]: what a worker judges by: tables, ports, egress templates; how it is published.
+//! * [`simulate`]: a capture through the same pipeline, offline.
 //! * `control`: penstockd around the workers: ports, neighbours, gRPC, configuration.
 //!
 //! It is not for: Kubernetes (see `policy-compiler`), sockets and rings (see `afxdp-driver`).
@@ -23,6 +24,7 @@ pub mod judge;
 pub mod messages;
 pub mod pipeline;
 pub mod publish;
+pub mod simulate;
 pub mod snapshot;
 pub mod wire;
 pub mod worker;

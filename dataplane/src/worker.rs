@@ -240,13 +240,14 @@ impl<P: PacketIo> Worker<P> {
             tell(&self.events, &self.counters, event);
         }
         self.pipeline.close();
+        // Frames come home in turns that take nothing, too.
+        self.store_ledger();
         if taken == 0 {
             return;
         }
         for served in self.ports.iter().flatten() {
             served.cells.store(&served.io.counters());
         }
-        self.store_ledger();
         self.counters.busy_turns.add(1);
         self.counters.busy_cycles.add(cpu::cycles().wrapping_sub(began));
     }

@@ -1,6 +1,5 @@
 //! penstockd: carries packets by tables. The privileged process; see `dataplane::control`.
 
-use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use dataplane::control::config::Config;
 use dataplane::control::daemon;
+use dataplane::simulate::{self, SimulateArguments};
 use tracing_subscriber::EnvFilter;
 
 /// Carries packets between pods, nodes and the world by the tables that it is given over gRPC.
@@ -27,12 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a capture through the pipeline, offline and without root (see `penstockctl simulate`).
-    #[command(disable_help_flag = true)]
-    Simulate {
-        /// Options of the simulation.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
-        options: Vec<OsString>,
-    },
+    Simulate(SimulateArguments),
 }
 
 const EXIT_CODES: &str = "\
@@ -53,7 +48,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr();
     match (cli.command, cli.config) {
-        (Some(Command::Simulate { options }), _) => simulate(options),
+        (Some(Command::Simulate(arguments)), _) => simulate(&arguments),
         (None, Some(path)) => run(&path, cli.check),
         // clap does not let this pass.
         (None, None) => ExitCode::from(UNUSABLE),
@@ -85,10 +80,14 @@ fn run(path: &std::path::Path, check: bool) -> ExitCode {
     }
 }
 
-/// The hook of `penstockd simulate`.
-fn simulate(options: Vec<OsString>) -> ExitCode {
-    tracing::error!(?options, "simulate is not part of this build");
-    ExitCode::from(UNUSABLE)
+fn simulate(arguments: &SimulateArguments) -> ExitCode {
+    match simulate::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
 }
 
 fn log_to_stderr() {

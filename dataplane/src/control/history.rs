@@ -39,7 +39,7 @@ impl History {
 }
 
 /// A rule by name: `default-allow`, `no-rule` or such as `NetworkPolicy db/mongo ingress[0]`.
-pub(super) fn rule_text(policy: &PolicyTable, rule: RuleId) -> String {
+pub(crate) fn rule_text(policy: &PolicyTable, rule: RuleId) -> String {
     match rule {
         RuleId::DEFAULT_ALLOW => "default-allow".to_owned(),
         RuleId::NO_RULE => "no-rule".to_owned(),

@@ -21,7 +21,7 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 mod explain;
-mod history;
+pub(crate) mod history;
 pub mod neighbours;
 mod ports;
 mod refusal;

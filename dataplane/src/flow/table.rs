@@ -111,23 +111,26 @@ impl<const WORDS: usize> Table<WORDS> {
     }
 
     /// The line that answers for `key`, whose hash is `hash`.
-    #[inline(always)]
     pub fn lookup(&self, key: &Key, hash: u64) -> Option<Found> {
+        self.lookup_home(key, hash).or_else(|| self.lookup_elsewhere(key, hash))
+    }
+
+    /// The home line of `hash`, where it answers for `key`: almost always, and without a call.
+    #[inline(always)]
+    pub fn lookup_home(&self, key: &Key, hash: u64) -> Option<Found> {
         let slot = self.home(hash);
-        if let Some(entry) = self.read(slot).filter(|entry| entry.key == *key) {
-            return Some(Found { slot: slot as u32, entry });
-        }
-        self.lookup_elsewhere(key, hash)
+        let words = self.words(slot).filter(|words| is_for(words, key))?;
+        Some(Found { slot: slot as u32, entry: decode(&words) })
     }
 
     /// Not in its home line: wherever its tag stands in its two buckets.
     #[inline(never)]
-    fn lookup_elsewhere(&self, key: &Key, hash: u64) -> Option<Found> {
+    pub fn lookup_elsewhere(&self, key: &Key, hash: u64) -> Option<Found> {
         let tag = tag_of(hash);
         for bucket in self.buckets_of(hash) {
             for slot in self.tagged(bucket, tag) {
-                if let Some(entry) = self.read(slot).filter(|entry| entry.key == *key) {
-                    return Some(Found { slot: slot as u32, entry });
+                if let Some(words) = self.words(slot).filter(|words| is_for(words, key)) {
+                    return Some(Found { slot: slot as u32, entry: decode(&words) });
                 }
             }
         }
@@ -137,7 +140,7 @@ impl<const WORDS: usize> Table<WORDS> {
     /// What a line says; `None` where it is empty or the number is none.
     #[inline]
     pub fn entry(&self, slot: u32) -> Option<Entry> {
-        self.read(slot as usize).filter(|entry| entry.key.ports != 0)
+        self.words(slot as usize).map(|words| decode(&words)).filter(|entry| entry.key.ports != 0)
     }
 
     /// The other direction of the flow of `entry`, which stands at `slot`, if it still is that.
@@ -256,13 +259,18 @@ impl<const WORDS: usize> Table<WORDS> {
     /// Puts an entry into a free line, or into that of the worst flow of its two buckets. Not into `kept`.
     fn place(&self, entry: &Entry, now_seconds: u32, kept: u32) -> Option<u32> {
         let hash = self.hash(&entry.key);
-        let mut candidates = [0usize; 1 + 2 * WAYS];
-        candidates[0] = self.home(hash);
-        let [first, second] = self.buckets_of(hash);
-        for way in 0..WAYS {
-            candidates[1 + way] = first * WAYS + way;
-            candidates[1 + WAYS + way] = second * WAYS + way;
+        let home = self.home(hash);
+        if self.tag(home) == 0 && self.claim(home, entry, now_seconds, hash) {
+            return Some(home as u32);
         }
+        let [mut first, mut second] = self.buckets_of(hash);
+        // The emptier one first: of two choices the better keeps the fullest bucket near the average.
+        if self.used_in(second) < self.used_in(first) {
+            (first, second) = (second, first);
+        }
+        let candidates: [usize; 2 * WAYS] = std::array::from_fn(|index| {
+            if index < WAYS { first * WAYS + index } else { second * WAYS + index - WAYS }
+        });
         for slot in candidates {
             if self.tag(slot) == 0 && self.claim(slot, entry, now_seconds, hash) {
                 return Some(slot as u32);
@@ -289,7 +297,8 @@ impl<const WORDS: usize> Table<WORDS> {
                 return Some((slot, None));
             }
             let (standing, idle) = (life.standing(), life.idle(now_seconds));
-            let worse = worst.is_none_or(|(other, age, _)| standing < other || standing == other && idle > age);
+            let worse =
+                worst.is_none_or(|(other, age, _)| standing < other || standing == other && idle > age);
             if standing != Standing::Established && worse {
                 worst = Some((standing, idle, slot));
             }
@@ -351,7 +360,7 @@ impl<const WORDS: usize> Table<WORDS> {
 
     /// The words of a line, consistent among themselves.
     #[inline(always)]
-    fn read(&self, slot: usize) -> Option<Entry> {
+    fn words(&self, slot: usize) -> Option<[u64; WORDS]> {
         let line = self.line(slot)?;
         loop {
             let before = line[0].load(Ordering::Acquire);
@@ -363,7 +372,7 @@ impl<const WORDS: usize> Table<WORDS> {
             let after = line[0].load(Ordering::Relaxed);
             if before == after && before & 1 == 0 {
                 words[0] = before;
-                return Some(decode(&words));
+                return Some(words);
             }
             std::hint::spin_loop();
         }
@@ -389,13 +398,32 @@ impl<const WORDS: usize> Table<WORDS> {
         (word >> (slot % 8 * 8)) as u8
     }
 
-    /// Lines of a bucket that bear the tag.
-    fn tagged(&self, bucket: usize, tag: u8) -> impl Iterator<Item = usize> {
-        let words: [u64; TAG_WORDS] = std::array::from_fn(|index| {
+    /// Lines of a bucket in use: tags that are not zero.
+    fn used_in(&self, bucket: usize) -> u32 {
+        const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+        self.tag_words(bucket).map(|word| ((((word & LOW) + LOW) | word) & !LOW).count_ones()).iter().sum()
+    }
+
+    fn tag_words(&self, bucket: usize) -> [u64; TAG_WORDS] {
+        std::array::from_fn(|index| {
             self.tags.get(bucket * TAG_WORDS + index).map_or(0, |word| word.load(Ordering::Relaxed))
-        });
-        let is_it = move |way: &usize| (words[way / 8] >> (way % 8 * 8)) as u8 == tag;
-        (0..WAYS).filter(is_it).map(move |way| bucket * WAYS + way)
+        })
+    }
+
+    /// Lines of a bucket that may bear the tag: all that do, and now and then one behind them that does not.
+    fn tagged(&self, bucket: usize, tag: u8) -> impl Iterator<Item = usize> {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        self.tag_words(bucket).into_iter().enumerate().flat_map(move |(index, word)| {
+            // A byte that is zero here is the tag's; the highest bit of each such byte is set in `marks`.
+            let other = word ^ (ONES * u64::from(tag));
+            let mut marks = other.wrapping_sub(ONES) & !other & (ONES << 7);
+            let first = bucket * WAYS + index * 8;
+            std::iter::from_fn(move || {
+                let way = (marks != 0).then(|| marks.trailing_zeros() as usize / 8)?;
+                marks &= marks - 1;
+                Some(first + way)
+            })
+        })
     }
 
     fn set_tag(&self, slot: usize, tag: u8) {
@@ -406,6 +434,14 @@ impl<const WORDS: usize> Table<WORDS> {
             let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
         }
     }
+}
+
+/// Whether a line is the key's. By words: they are in registers, where a comparison of whole keys would go through memory.
+#[inline(always)]
+fn is_for<const WORDS: usize>(words: &[u64; WORDS], key: &Key) -> bool {
+    let addresses = address_words::<WORDS>();
+    let ports = words[4 + addresses] ^ key.ports;
+    (0..addresses).fold(ports, |other, index| other | words[4 + index] ^ key.addresses[index]) == 0
 }
 
 /// What is known of how a flow lives.

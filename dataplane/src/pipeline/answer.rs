@@ -110,7 +110,7 @@ impl Pipeline {
     /// A packet to the gateway itself: echo is answered, the rest refused.
     pub(super) fn answer_for_gateway(&mut self, turn: &mut Turn<'_>, item: &Item, mut frame: Frame) {
         if item.parsed.kind == L4Kind::Echo {
-            if icmp::echo_reply_in_place(&mut frame, &item.parsed) {
+            if frame.resize(item.parsed.end()) && icmp::echo_reply_in_place(&mut frame, &item.parsed) {
                 self.tally.drop(DropReason::Answered);
                 return self.send_back(turn, item, frame);
             }
@@ -221,8 +221,11 @@ impl Pipeline {
             }
         }
         let entry = found.entry;
+        let from_endpoint = parsed.src() == entry.key.src(v6);
+        // Routers speak of the flows of others, pods of their own alone.
         let is_ours = parsed.dst() == entry.key.dst(v6)
-            && entry.flags.has(Flags::FROM_UPLINK) == item.origin.is_outside();
+            && entry.flags.has(Flags::FROM_UPLINK) == item.origin.is_outside()
+            && (from_endpoint || !matches!(item.origin, Origin::Endpoint(_)));
         let reason = match entry.flags.drop_reason() {
             Some(reason) => Some(reason),
             None if !is_ours => Some(DropReason::IcmpUnrelated),
@@ -239,7 +242,6 @@ impl Pipeline {
             return self.end(turn, item, frame, reason, Some(&entry));
         }
         let new = &entry.rewritten;
-        let from_endpoint = parsed.src() == entry.key.src(v6);
         let to = Translation {
             quoted_src: (new.dst(v6), new.dst_port()),
             quoted_dst: (new.src(v6), new.src_port()),
@@ -248,6 +250,7 @@ impl Pipeline {
         };
         let rewritten = !entry.flags.has(Flags::NAT) || icmp::translate_quoted(&mut frame, parsed, &quoted, &to);
         if !rewritten
+            || !frame.resize(parsed.end())
             || !rewrite::decrement_ttl(&mut frame, parsed, rewrite::TTL_DELTA)
             || !rewrite::header(&mut frame, egress, item.hash as u32)
         {

@@ -56,13 +56,15 @@ impl Pipeline {
         if frame.first().is_some_and(|first| first & 1 != 0) || is_for_many(&item.parsed.dst()) {
             return self.end(turn, item, frame, DropReason::Multicast, None);
         }
-        if item.parsed.dst() == judge::gateway_address(turn.snapshot, item.parsed.v6) && !item.origin.is_outside() {
+        if item.parsed.dst() == judge::gateway_address(turn.snapshot, item.parsed.v6)
+            && !item.origin.is_outside()
+        {
             return self.answer_for_gateway(turn, item, frame);
         }
         if item.parsed.kind == L4Kind::Tcp && item.parsed.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             return self.end(turn, item, frame, DropReason::TcpInvalid, None);
         }
-        let decision = judge::decide(turn.snapshot, &item.key, item.parsed.v6, item.origin, None);
+        let decision = judge::decide(turn.snapshot, &item.key(), item.parsed.v6, item.origin, None);
         match decision.verdict {
             Ok(()) => self.admit(turn, item, frame, &decision),
             Err(reason) => self.deny(turn, item, frame, &decision, reason),
@@ -70,10 +72,17 @@ impl Pipeline {
     }
 
     /// Refused: denials by policy are remembered, the rest is answered where it should be.
-    fn deny(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame, decision: &Decision, reason: DropReason) {
+    fn deny(
+        &mut self,
+        turn: &mut Turn<'_>,
+        item: &Item,
+        frame: Frame,
+        decision: &Decision,
+        reason: DropReason,
+    ) {
         let entry = Entry {
-            key: item.key,
-            rewritten: item.key,
+            key: item.key(),
+            rewritten: item.key(),
             epoch: turn.snapshot.epoch,
             flags: Flags::drop(reason).with(side(item.origin)),
             rule: rule_of(decision, reason).0,
@@ -86,7 +95,9 @@ impl Pipeline {
                 self.end(turn, item, frame, reason, Some(&entry));
             }
             DropReason::ServiceReject => self.answer_with_reject(turn, item, frame),
-            DropReason::NoRoute => self.answer_with_error(turn, item, frame, reason, ErrorKind::HostUnreachable),
+            DropReason::NoRoute => {
+                self.answer_with_error(turn, item, frame, reason, ErrorKind::HostUnreachable)
+            }
             _ => self.end(turn, item, frame, reason, Some(&entry)),
         }
     }
@@ -98,7 +109,7 @@ impl Pipeline {
             let reason = self.resolve(turn, decision);
             return self.park(turn, item, frame, reason);
         };
-        let translated = decision.dst.ip() != item.key.dst(v6) || decision.masquerade.is_some();
+        let translated = decision.dst.ip() != item.key().dst(v6) || decision.masquerade.is_some();
         if translated && !transport_ok(&frame, &item.parsed) {
             return self.end(turn, item, frame, DropReason::BadL4Checksum, None);
         }
@@ -119,19 +130,19 @@ impl Pipeline {
 
     /// The packet's key as it leaves; `None` where no source port is left.
     fn translated(&self, turn: &Turn<'_>, item: &Item, decision: &Decision) -> Option<Key> {
-        let (v6, protocol) = (item.parsed.v6, item.key.protocol());
+        let (v6, protocol) = (item.parsed.v6, item.key().protocol());
         let is_echo = item.parsed.kind == L4Kind::Echo;
-        let dst_port = if is_echo { item.key.dst_port() } else { decision.dst.port() };
+        let dst_port = if is_echo { item.key().dst_port() } else { decision.dst.port() };
         let key = |src: IpAddr, port: u16| {
             let dst_port = if is_echo { port } else { dst_port };
             Key::new(src, port, decision.dst.ip(), dst_port, protocol)
         };
         let Some(address) = decision.masquerade else {
-            return Some(key(item.key.src(v6), item.key.src_port()));
+            return Some(key(item.key().src(v6), item.key().src_port()));
         };
         let is_free = |key: &Key| self.lookup(v6, &key.reversed(v6)).is_none();
         if !is_echo && !matches!(item.parsed.kind, L4Kind::Tcp | L4Kind::Udp) {
-            let only = key(address, item.key.src_port());
+            let only = key(address, item.key().src_port());
             return is_free(&only).then_some(only);
         }
         let (first, last) = turn.snapshot.snat_ports;
@@ -195,7 +206,9 @@ impl Pipeline {
         }
         let snapshot = turn.snapshot;
         match decision.route {
-            Some(Route::Endpoint(index)) => self.ask_port(turn, Role::Endpoint(Some(index)), decision.dst.ip()),
+            Some(Route::Endpoint(index)) => {
+                self.ask_port(turn, Role::Endpoint(Some(index)), decision.dst.ip())
+            }
             Some(Route::Node) => self.ask_port(turn, Role::Host, decision.dst.ip()),
             Some(Route::Tunnel(node)) => {
                 let peer = snapshot.tables.routes.nodes().get(node as usize);
@@ -280,7 +293,11 @@ impl Pipeline {
 
     fn insert(&self, v6: bool, entry: &Entry, now_seconds: u32) {
         // Where there is no place for a denial, the next packet is judged again.
-        let _ = if v6 { self.flows.v6.insert(entry, now_seconds) } else { self.flows.v4.insert(entry, now_seconds) };
+        let _ = if v6 {
+            self.flows.v6.insert(entry, now_seconds)
+        } else {
+            self.flows.v4.insert(entry, now_seconds)
+        };
     }
 
     fn insert_pair(&self, v6: bool, forward: Entry, reply: Entry, now_seconds: u32) -> Option<u32> {
@@ -321,16 +338,16 @@ fn entries(
     let epoch = turn.snapshot.epoch;
     let mut flags = Flags::default();
     for (holds, flag) in [
-        (rewritten != item.key, Flags::NAT),
+        (rewritten != item.key(), Flags::NAT),
         (decision.masquerade.is_some(), Flags::MASQUERADE),
         (decision.service.is_some(), Flags::SERVICE),
     ] {
         flags = if holds { flags.with(flag) } else { flags };
     }
     let (rule, egress_rule) = rules(decision);
-    let (l3_delta, l4_delta) = rewrite::deltas(&item.key, &rewritten, item.parsed.kind);
+    let (l3_delta, l4_delta) = rewrite::deltas(&item.key(), &rewritten, item.parsed.kind);
     let forward = Entry {
-        key: item.key,
+        key: item.key(),
         rewritten,
         epoch,
         egress,
@@ -341,7 +358,7 @@ fn entries(
         l3_delta,
         l4_delta,
     };
-    let (key, rewritten) = (rewritten.reversed(v6), item.key.reversed(v6));
+    let (key, rewritten) = (rewritten.reversed(v6), item.key().reversed(v6));
     let (l3_delta, l4_delta) = rewrite::deltas(&key, &rewritten, item.parsed.kind);
     let (egress, epoch) = ready(decision.back, epoch);
     let outside = match decision.route {

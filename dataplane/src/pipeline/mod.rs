@@ -87,7 +87,8 @@ pub struct Pipeline {
     counters: Arc<WorkerCounters>,
     fragments: FragmentTable,
     tally: Tally,
-    items: ArrayVec<Item, BATCH_SIZE>,
+    /// What has been read of each frame of the batch, in place; always [`BATCH_SIZE`] of them.
+    items: Vec<Item>,
     notices: ArrayVec<Notice, MAX_NOTICES>,
     /// The tunnel peer seen last: epoch, source address, node.
     last_peer: (u32, [u64; 2], u32),
@@ -117,8 +118,18 @@ struct Item {
     fate: Fate,
     origin: Origin,
     hash: u64,
-    key: Key,
     parsed: Parsed,
+}
+
+impl Item {
+    /// A frame that has not been read.
+    const BLANK: Item = Item { fate: Fate::Flow, origin: Origin::Uplink(0), hash: 0, parsed: UNREAD };
+
+    /// What its flow is found by.
+    #[inline(always)]
+    fn key(&self) -> Key {
+        Key::of(&self.parsed)
+    }
 }
 
 /// What is to be done with a frame.
@@ -160,7 +171,7 @@ impl Pipeline {
             counters,
             fragments: FragmentTable::new(FRAGMENTS, seed),
             tally: Tally::default(),
-            items: ArrayVec::new(),
+            items: vec![Item::BLANK; BATCH_SIZE],
             notices: ArrayVec::new(),
             last_peer: (0, [0; 2], 0),
             answers: answer::Budget::default(),
@@ -171,16 +182,18 @@ impl Pipeline {
     /// Processes a batch: every frame ends in `turn.out` or in the pool.
     pub fn process(&mut self, turn: &mut Turn<'_>, batch: &mut Batch) {
         self.tally.rx += batch.len() as u64;
-        self.parse(turn, batch);
-        for (index, frame) in batch.drain(..).enumerate() {
-            let item = self.items[index];
-            self.act(turn, &item, frame);
+        let mut items = std::mem::take(&mut self.items);
+        self.parse(turn, batch, &mut items);
+        for (item, frame) in items.iter().zip(batch.drain(..)) {
+            self.act(turn, item, frame);
         }
+        self.items = items;
     }
 
     /// Takes what the control thread should know.
     pub fn notices(&mut self) -> ArrayVec<Notice, MAX_NOTICES> {
-        std::mem::take(&mut self.notices)
+        // There are none almost always, and taking moves all of the room for them.
+        if self.notices.is_empty() { ArrayVec::new() } else { std::mem::take(&mut self.notices) }
     }
 
     /// Publishes the counts since the last time.
@@ -215,42 +228,44 @@ impl Pipeline {
 
     // ------------------------------------------------------------------------------------------------ parse
 
-    fn parse(&mut self, turn: &mut Turn<'_>, batch: &mut Batch) {
-        self.items.clear();
+    fn parse(&mut self, turn: &mut Turn<'_>, batch: &mut Batch, items: &mut [Item]) {
         let sources = Sources::of(turn.view);
         let arrival = Origin::of_port(turn.port, turn.view);
-        for index in 0..batch.len() {
+        for (index, item) in items.iter_mut().enumerate().take(batch.len()) {
             if let Some(next) = batch.get(index + 2).and_then(|frame| frame.first()) {
                 cpu::prefetch(next);
             }
-            let item = self.read(turn, &sources, arrival, &mut batch[index]);
+            *item = Item { origin: arrival, ..Item::BLANK };
+            self.read(turn, &sources, &mut batch[index], item);
             if item.parsed.v6 {
                 self.flows.v6.prefetch(item.hash);
             } else {
                 self.flows.v4.prefetch(item.hash);
             }
-            self.items.push(item);
         }
     }
 
+    /// Writes into the item what a frame is, each field once: an item that is copied right after waits for its own bytes.
     #[inline(always)]
-    fn read(&mut self, turn: &Turn<'_>, sources: &Sources, arrival: Origin, frame: &mut Frame) -> Item {
-        let mut item = Item { fate: Fate::Flow, origin: arrival, hash: 0, key: Key::default(), parsed: UNREAD };
+    fn read(&mut self, turn: &Turn<'_>, sources: &Sources, frame: &mut Frame, item: &mut Item) {
         // 1. What it is.
-        match parse::parse(frame) {
-            Ok(Packet::Ip(parsed)) => item.parsed = parsed,
-            Ok(Packet::Arp) => item.fate = Fate::Arp,
-            Err(reason) => item.fate = Fate::Drop(reason),
+        match parse::parse_plain(frame) {
+            Some(parsed) => item.parsed = parsed,
+            None => match parse::parse_other(frame) {
+                Ok(Packet::Ip(parsed)) => item.parsed = parsed,
+                Ok(Packet::Arp) => item.fate = Fate::Arp,
+                Err(reason) => item.fate = Fate::Drop(reason),
+            },
         }
-        if let Some(reason) = self.refuse_ethernet(turn, arrival, frame) {
+        if let Some(reason) = self.refuse_ethernet(turn, item.origin, frame) {
             item.fate = Fate::Drop(reason);
         }
         if item.fate != Fate::Flow {
-            return item;
+            return;
         }
         // 2. Out of its tunnel, where it is ours.
-        if matches!(arrival, Origin::Uplink(_)) && is_tunnelled(turn.snapshot, &item.parsed) {
-            match self.decapsulate(turn, frame, &item.parsed) {
+        if matches!(item.origin, Origin::Uplink(_)) && is_tunnelled(turn.snapshot, &item.parsed) {
+            match self.decapsulate(turn, frame, item.parsed) {
                 Ok((parsed, node)) => {
                     item.parsed = parsed;
                     item.origin = Origin::Tunnel { port: turn.port, node };
@@ -263,7 +278,10 @@ impl Pipeline {
         }
         // 4. A later fragment follows its first.
         if item.parsed.fragment & FRAGMENT != 0 && item.fate == Fate::Flow {
-            self.join_fragments(turn, frame, &mut item);
+            match self.join_fragments(turn, frame, item.parsed) {
+                Ok(parsed) => item.parsed = parsed,
+                Err(reason) => item.fate = Fate::Drop(reason),
+            }
         }
         item.fate = match (item.fate, item.parsed.kind) {
             (Fate::Flow, L4Kind::IcmpError) => Fate::Error,
@@ -276,13 +294,8 @@ impl Pipeline {
             (fate, _) => fate,
         };
         // 5. Its key.
-        item.key = Key::of(&item.parsed);
-        item.hash = if item.parsed.v6 {
-            self.flows.v6.hash(&item.key)
-        } else {
-            self.flows.v4.hash(&item.key)
-        };
-        item
+        let key = item.key();
+        item.hash = if item.parsed.v6 { self.flows.v6.hash(&key) } else { self.flows.v4.hash(&key) };
     }
 
     /// Frames that are not for us; and whoever is behind the port, where it is not who we thought.
@@ -303,14 +316,15 @@ impl Pipeline {
         }
     }
 
+    #[inline(never)]
     fn decapsulate(
         &mut self,
         turn: &Turn<'_>,
         frame: &mut Frame,
-        outer: &Parsed,
+        outer: Parsed,
     ) -> Result<(Parsed, u32), DropReason> {
         let snapshot = turn.snapshot;
-        let inner = vxlan::decapsulate(frame, outer)?;
+        let inner = vxlan::decapsulate(frame, &outer)?;
         if inner.vni != snapshot.tables.vni {
             return Err(DropReason::ForeignVni);
         }
@@ -331,19 +345,18 @@ impl Pipeline {
     }
 
     #[cold]
-    fn join_fragments(&mut self, turn: &Turn<'_>, frame: &Frame, item: &mut Item) {
-        if item.parsed.fragment & FRAGMENT_LATER == 0 {
-            self.fragments.insert(frame, &item.parsed, turn.now.seconds);
-            return;
+    fn join_fragments(
+        &mut self,
+        turn: &Turn<'_>,
+        frame: &Frame,
+        parsed: Parsed,
+    ) -> Result<Parsed, DropReason> {
+        if parsed.fragment & FRAGMENT_LATER == 0 {
+            self.fragments.insert(frame, &parsed, turn.now.seconds);
+            return Ok(parsed);
         }
-        match self.fragments.lookup(frame, &item.parsed, turn.now.seconds) {
-            Ok(ports) => {
-                item.parsed.src_port = ports.src;
-                item.parsed.dst_port = ports.dst;
-                item.parsed.protocol = ports.protocol;
-            }
-            Err(reason) => item.fate = Fate::Drop(reason),
-        }
+        let ports = self.fragments.lookup(frame, &parsed, turn.now.seconds)?;
+        Ok(Parsed { src_port: ports.src, dst_port: ports.dst, protocol: ports.protocol, ..parsed })
     }
 
     // -------------------------------------------------------------------------------------------------- act
@@ -362,22 +375,44 @@ impl Pipeline {
     /// By its flow's entry, which is made where there is none.
     #[inline(always)]
     fn follow(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame) {
-        let Some(found) = self.find(item) else { return self.miss(turn, item, frame) };
-        let entry = &found.entry;
-        if entry.epoch != turn.snapshot.epoch || item.parsed.tcp_flags & tcp::SYN != 0 {
+        if item.parsed.v6 {
+            return self.follow_v6(turn, item, frame);
+        }
+        match self.flows.v4.lookup_home(&item.key(), item.hash) {
+            Some(found) => self.follow_found(turn, item, frame, found),
+            None => self.follow_elsewhere(turn, item, frame),
+        }
+    }
+
+    #[inline(never)]
+    fn follow_v6(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame) {
+        match self.flows.v6.lookup_home(&item.key(), item.hash) {
+            Some(found) => self.follow_found(turn, item, frame, found),
+            None => self.follow_elsewhere(turn, item, frame),
+        }
+    }
+
+    #[inline(never)]
+    fn follow_elsewhere(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame) {
+        let found = if item.parsed.v6 {
+            self.flows.v6.lookup_elsewhere(&item.key(), item.hash)
+        } else {
+            self.flows.v4.lookup_elsewhere(&item.key(), item.hash)
+        };
+        match found {
+            Some(found) => self.follow_found(turn, item, frame, found),
+            None => self.miss(turn, item, frame),
+        }
+    }
+
+    /// Inlined into each of the above, so that the entry stays in registers.
+    #[inline(always)]
+    fn follow_found(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame, found: Found) {
+        if found.entry.epoch != turn.snapshot.epoch || item.parsed.tcp_flags & tcp::SYN != 0 {
             return self.follow_again(turn, item, frame, found);
         }
         self.tally.hits += 1;
         self.replay(turn, item, frame, &found);
-    }
-
-    #[inline(always)]
-    fn find(&self, item: &Item) -> Option<Found> {
-        if item.parsed.v6 {
-            self.flows.v6.lookup(&item.key, item.hash)
-        } else {
-            self.flows.v4.lookup(&item.key, item.hash)
-        }
     }
 
     /// What the entry says, to a packet of its flow.
@@ -387,20 +422,26 @@ impl Pipeline {
         self.touch(item, found.slot, turn.now.seconds);
         if entry.flags.has(Flags::DROP) || entry.flags.has(Flags::FROM_UPLINK) != item.origin.is_outside() {
             let reason = entry.flags.drop_reason().unwrap_or(DropReason::SpoofedSource);
-            return self.end(turn, item, frame, reason, Some(entry));
+            return self.end_by(turn, item, frame, reason, *entry);
         }
         let Some(egress) = turn.snapshot.egresses.get(entry.egress as usize) else {
-            return self.end(turn, item, frame, DropReason::NoPort, Some(entry));
+            return self.end_by(turn, item, frame, DropReason::NoPort, *entry);
         };
         if item.parsed.ttl <= 1 {
-            return self.answer_with_error(turn, item, frame, DropReason::TtlExceeded, ErrorKind::TimeExceeded);
+            return self.answer_with_error(
+                turn,
+                item,
+                frame,
+                DropReason::TtlExceeded,
+                ErrorKind::TimeExceeded,
+            );
         }
         if item.parsed.ip_len > egress.mtu {
             let kind = ErrorKind::TooBig { mtu: egress.mtu };
             return self.answer_with_error(turn, item, frame, DropReason::TooBig, kind);
         }
         if !rewrite::forward(&mut frame, &item.parsed, entry, egress, item.hash as u32) {
-            return self.end(turn, item, frame, DropReason::Truncated, Some(entry));
+            return self.end_by(turn, item, frame, DropReason::Truncated, *entry);
         }
         self.emit(turn, egress.port, egress.worker, frame);
     }
@@ -432,12 +473,26 @@ impl Pipeline {
 
     /// The end of a packet: named, counted, freed.
     #[inline]
-    fn end(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame, reason: DropReason, entry: Option<&Entry>) {
+    fn end(
+        &mut self,
+        turn: &mut Turn<'_>,
+        item: &Item,
+        frame: Frame,
+        reason: DropReason,
+        entry: Option<&Entry>,
+    ) {
         self.tally.drop(reason);
         if turn.snapshot.watch_drops {
             self.record(turn, item, reason, entry);
         }
         turn.pool.free(frame);
+    }
+
+    /// The end of a packet by what its entry says. Takes a copy: nobody else needs the entry in memory.
+    #[cold]
+    #[inline(never)]
+    fn end_by(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame, reason: DropReason, entry: Entry) {
+        self.end(turn, item, frame, reason, Some(&entry));
     }
 
     /// Says of a packet that it ended, to those who watch.
@@ -524,7 +579,7 @@ const fn first_half() -> u64 {
 
 /// Whether a packet from the underlay is of the overlay: UDP to this node's VXLAN port.
 #[inline(always)]
-fn is_tunnelled(snapshot: &Snapshot, parsed: &Parsed) -> bool {
+pub(crate) fn is_tunnelled(snapshot: &Snapshot, parsed: &Parsed) -> bool {
     parsed.protocol == UDP && parsed.dst_port == vxlan::PORT && {
         match parsed.dst() {
             IpAddr::V4(dst) => snapshot.node_v4 == Some(dst),

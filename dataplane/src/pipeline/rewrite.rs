@@ -14,19 +14,23 @@ pub(super) const TTL_DELTA: u16 = !0x0100;
 /// Makes the packet what leaves by `egress`. False where the frame is not what `parsed` says; it is to be freed then.
 #[inline(always)]
 pub(super) fn forward(frame: &mut Frame, parsed: &Parsed, entry: &Entry, egress: &Egress, hash: u32) -> bool {
-    // 1. Addresses, TTL, checksums.
+    // 1. The packet alone: padding was not measured against the MTU.
+    if !frame.resize(parsed.end()) {
+        return false;
+    }
+    // 2. Addresses, TTL, checksums.
     let done = if entry.flags.has(Flags::NAT) {
         translate(frame, parsed, entry)
     } else {
         decrement_ttl(frame, parsed, TTL_DELTA)
     };
-    // 2. A SYN says no more than what fits.
+    // 3. A SYN says no more than what fits.
     if parsed.tcp_flags & tcp::SYN != 0 && egress.clamp_mss > 0 {
         let headers = if parsed.v6 { 20 } else { 0 };
         // A SYN that says less already, or nothing, is as good.
         let _ = tcp::clamp_mss(frame, parsed, egress.clamp_mss.saturating_sub(headers));
     }
-    // 3. What goes in front.
+    // 4. What goes in front.
     done && header(frame, egress, hash)
 }
 

@@ -19,7 +19,16 @@ pub(super) struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        Tally { rx: 0, tx: 0, generated: 0, held: 0, hits: 0, misses: 0, dropped: 0, drops: [0; DropReason::COUNT] }
+        Tally {
+            rx: 0,
+            tx: 0,
+            generated: 0,
+            held: 0,
+            hits: 0,
+            misses: 0,
+            dropped: 0,
+            drops: [0; DropReason::COUNT],
+        }
     }
 }
 
@@ -42,10 +51,12 @@ impl Tally {
         counters.flow_hits.add(self.hits);
         counters.flow_misses.add(self.misses);
         if self.dropped > 0 {
-            for (total, count) in counters.drops.iter().zip(&mut self.drops).filter(|(_, count)| **count > 0) {
+            for (total, count) in counters.drops.iter().zip(&mut self.drops).filter(|(_, count)| **count > 0)
+            {
                 total.add(std::mem::take(count).into());
             }
         }
-        *self = Tally { drops: self.drops, ..Tally::default() };
+        (self.rx, self.tx, self.generated) = (0, 0, 0);
+        (self.hits, self.misses, self.dropped, self.held) = (0, 0, 0, 0);
     }
 }

@@ -29,7 +29,7 @@ pub mod tcp;
 pub mod vxlan;
 
 #[cfg(test)]
-mod build;
+pub(crate) mod build;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]

@@ -117,17 +117,21 @@ pub enum Packet {
 /// The reason to drop it.
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Packet, DropReason> {
-    if let Some(head) = frame.first_chunk::<PLAIN_V4_LEN>()
-        && let Some(parsed) = parse_plain_v4(head, frame.len())
-    {
-        return Ok(Packet::Ip(parsed));
+    match parse_plain(frame) {
+        Some(parsed) => Ok(Packet::Ip(parsed)),
+        None => parse_other(frame),
     }
-    parse_other(frame)
+}
+
+/// The common case of IPv4 alone; `None` where [`parse`] is to be asked. For where its result must stay in registers.
+#[inline(always)]
+pub fn parse_plain(frame: &[u8]) -> Option<Parsed> {
+    parse_plain_v4(frame.first_chunk::<PLAIN_V4_LEN>()?, frame.len())
 }
 
 /// Not the common case of IPv4. Out of line, so that the common case stays small where it is inlined.
 #[inline(never)]
-fn parse_other(frame: &[u8]) -> Result<Packet, DropReason> {
+pub fn parse_other(frame: &[u8]) -> Result<Packet, DropReason> {
     if let Some(head) = frame.first_chunk::<PLAIN_V6_LEN>()
         && let Some(parsed) = parse_plain_v6(head, frame.len())
     {

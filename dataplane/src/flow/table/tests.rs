@@ -137,7 +137,14 @@ fn a_reader_never_sees_half_of_a_change() {
                 let (low, half) = (number as u16, number as u16);
                 table.update(
                     slot,
-                    &Entry { epoch: number, rule: number, egress: low, l3_delta: half, l4_delta: half, ..forward },
+                    &Entry {
+                        epoch: number,
+                        rule: number,
+                        egress: low,
+                        l3_delta: half,
+                        l4_delta: half,
+                        ..forward
+                    },
                 );
             }
             number
@@ -190,4 +197,14 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_table_filled_to_five_eighths_has_room_for_everyone() {
+    let table = table(1 << 15);
+    for number in 0..5 << 11 {
+        assert!(establish(&table, number, 1), "flow {number} found no place");
+    }
+    assert_eq!(table.usage().entries, 5 << 12);
+    assert_eq!(table.usage().evicted, [0; 3]);
 }

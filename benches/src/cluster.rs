@@ -1,0 +1,228 @@
+//! A cluster to be judged by: a client and a neighbour on this node, Services whose backends are on four others.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use agent_api::contract::PortRole;
+use dataplane::control::build::{self, PortFacts, Settings, Surroundings, World};
+use dataplane::snapshot::{Mac, PortIndex, Snapshot};
+use etherparse::PacketBuilder;
+use policy_compiler::intent::{
+    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, Node, ObjectName, Peers, Policy, PolicyKind,
+    PortMatch, PortSelector, Protocol, Rule, Service,
+};
+use policy_compiler::tables::{Capacity, Tables};
+
+use crate::replay::{PACKET_LEN, Packet};
+
+/// The client's port.
+pub const CLIENT_PORT: PortIndex = 0;
+/// Its neighbour's port, on the same node.
+pub const NEIGHBOUR_PORT: PortIndex = 1;
+/// The underlay's port.
+pub const UPLINK_PORT: PortIndex = 2;
+/// Ports there are.
+pub const PORTS: usize = 3;
+
+/// The client: its egress is isolated, with one rule for the backends.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
+/// Its neighbour, whom no policy selects.
+pub const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
+
+/// Services.
+pub const SERVICES: u16 = 32;
+/// Backends of each; no two Services share one.
+pub const BACKENDS: u16 = 8;
+/// Port of each Service.
+pub const SERVICE_PORT: u16 = 80;
+/// Port of each backend.
+pub const BACKEND_PORT: u16 = 8080;
+
+const MAC: Mac = [2, 0, 0, 0, 0, 1];
+const PEER_MAC: Mac = [2, 0, 0, 0, 0, 2];
+const NODES: u8 = 5;
+const CLIENTS: u32 = 0;
+const SERVERS: u32 = 1;
+const OTHERS: u32 = 2;
+
+/// The address of a Service.
+pub fn service_address(service: u16) -> Ipv4Addr {
+    Ipv4Addr::new(10, 96, (service >> 8) as u8, service as u8)
+}
+
+/// The address of a backend, and the node it is on.
+pub fn backend_address(service: u16, backend: u16) -> (Ipv4Addr, u8) {
+    let node = 2 + (service + backend) as u8 % (NODES - 1);
+    (Ipv4Addr::new(10, node, service as u8, 10 + backend as u8), node)
+}
+
+/// The wanted state, with so many policies beside the two that count.
+pub fn intent(other_policies: u32) -> Intent {
+    let name = |name: String| ObjectName::new("bench", name);
+    let node = |number: u8| Node {
+        name: format!("node-{number}"),
+        addresses: vec![IpAddr::from([172, 30, 0, number])],
+        pod_cidrs: vec![format!("10.{number}.0.0/16").parse().expect("a prefix")],
+        zone: String::new(),
+    };
+    let endpoint = |pod: String, node: u8, address: Ipv4Addr, identity| Endpoint {
+        name: name(pod),
+        node: format!("node-{node}"),
+        addresses: vec![address.into()],
+        host_network: false,
+        identity,
+    };
+    let pairs = || (0..SERVICES).flat_map(|service| (0..BACKENDS).map(move |backend| (service, backend)));
+    let mut endpoints = vec![
+        endpoint("client".into(), 1, CLIENT, CLIENTS),
+        endpoint("neighbour".into(), 1, NEIGHBOUR, OTHERS),
+    ];
+    endpoints.extend(pairs().map(|(service, backend)| {
+        let (address, node) = backend_address(service, backend);
+        endpoint(format!("server-{service}-{backend}"), node, address, SERVERS)
+    }));
+    let identity =
+        |label: String| Identity { namespace: "bench".into(), labels: vec![label], named_ports: vec![] };
+    let mut identities: Vec<_> =
+        ["app=client", "app=server", "app=other"].into_iter().map(|label| identity(label.into())).collect();
+    identities.extend((0..other_policies).map(|number| identity(format!("group={number}"))));
+    let mut policies = vec![
+        policy(name("servers".into()), SERVERS, Some(vec![rule(CLIENTS, BACKEND_PORT)]), None),
+        policy(
+            name("clients".into()),
+            CLIENTS,
+            None,
+            Some(vec![rule(SERVERS, BACKEND_PORT), rule(OTHERS, BACKEND_PORT)]),
+        ),
+    ];
+    policies.extend((0..other_policies).map(|number| {
+        let rules =
+            (0..4).map(|port| rule(3 + (number + port) % other_policies, 9000 + port as u16)).collect();
+        policy(name(format!("group-{number}")), 3 + number, Some(rules), None)
+    }));
+    Intent {
+        node: "node-1".into(),
+        vni: 7,
+        nodes: (1..=NODES).map(node).collect(),
+        identities,
+        endpoints,
+        policies,
+        services: (0..SERVICES).map(service).collect(),
+        service_ranges: vec!["10.96.0.0/12".parse().expect("a prefix")],
+    }
+}
+
+fn policy(name: ObjectName, subject: u32, ingress: Option<Vec<Rule>>, egress: Option<Vec<Rule>>) -> Policy {
+    Policy {
+        kind: PolicyKind::NetworkPolicy,
+        name,
+        resource_version: String::new(),
+        subjects: vec![subject],
+        ingress,
+        egress,
+    }
+}
+
+fn rule(identity: u32, port: u16) -> Rule {
+    let port = PortMatch { protocol: Protocol::Tcp, port: PortSelector::Range(port, port) };
+    Rule {
+        index: 0,
+        peers: Some(Peers { identities: vec![identity], blocks: vec![] }),
+        ports: Some(vec![port]),
+    }
+}
+
+fn service(number: u16) -> Service {
+    let address = Some(service_address(number).into());
+    let backend = |backend| {
+        let (address, node) = backend_address(number, backend);
+        Backend {
+            address: address.into(),
+            port: BACKEND_PORT,
+            node: format!("node-{node}"),
+            ready: true,
+            serving: true,
+            terminating: false,
+            zone_hints: vec![],
+            node_hints: vec![],
+            weight: 1,
+        }
+    };
+    Service {
+        name: ObjectName::new("bench", format!("service-{number}")),
+        protocol: Some(Protocol::Tcp),
+        frontends: vec![Frontend { kind: FrontendKind::ClusterIp, address, port: SERVICE_PORT, ipv6: false }],
+        backends: (0..BACKENDS).map(backend).collect(),
+        ..Service::default()
+    }
+}
+
+/// The tables of [`intent`].
+pub fn tables(other_policies: u32) -> Tables {
+    Tables::compile(&intent(other_policies), 1, &Capacity::default()).expect("the intent is right")
+}
+
+/// What a worker that serves the three ports judges by, every neighbour known.
+pub fn snapshot() -> Snapshot {
+    let pod = |pod: &str| PortRole::Pod(format!("bench/{pod}"));
+    let roles = [pod("client"), pod("neighbour"), PortRole::Uplink];
+    let port = |role| Some(PortFacts { role, mac: MAC, mtu: 1500, worker: 0, peer_mac: Some(PEER_MAC) });
+    let macs: BTreeMap<IpAddr, Mac> =
+        (2..=NODES).map(|node| (IpAddr::from([172, 30, 0, node]), PEER_MAC)).collect();
+    let surroundings = Surroundings {
+        on_link: vec!["172.30.0.0/24".parse().expect("a prefix")],
+        macs,
+        ..Surroundings::default()
+    };
+    let settings = Settings {
+        gateway_v4: Ipv4Addr::new(169, 254, 1, 1),
+        gateway_v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+        snat_ports: (61_000, 65_535),
+        inner_mac: [2, 0, 0, 0, 0, 9],
+    };
+    let world = World {
+        tables: &tables(0),
+        ports: &roles.map(port),
+        surroundings: &surroundings,
+        settings: &settings,
+        watch_drops: false,
+    };
+    Snapshot { epoch: 1, ..build::snapshot(&world) }
+}
+
+/// A TCP segment of the client.
+pub fn packet(src_port: u16, dst: Ipv4Addr, dst_port: u16) -> Packet {
+    let builder = PacketBuilder::ethernet2(PEER_MAC, MAC)
+        .ipv4(CLIENT.octets(), dst.octets(), 64)
+        .tcp(src_port, dst_port, 1, 1024)
+        .ack(1);
+    let mut bytes = Vec::with_capacity(PACKET_LEN);
+    builder.write(&mut bytes, b"ten bytes!").expect("a vector takes everything");
+    Packet(bytes.try_into().expect("64 bytes"))
+}
+
+/// So many flows of the client to the Services, a packet each, in no order of memory.
+pub fn to_services(flows: usize) -> Arc<[Packet]> {
+    let flow = |number: usize| {
+        let service = service_address((number % SERVICES as usize) as u16);
+        packet(1024 + (number / SERVICES as usize) as u16, service, SERVICE_PORT)
+    };
+    shuffled(flows).into_iter().map(flow).collect()
+}
+
+/// So many flows of the client to its neighbour, a packet each: routed, nothing translated, no tunnel.
+pub fn to_neighbour(flows: usize) -> Arc<[Packet]> {
+    shuffled(flows).into_iter().map(|number| packet(1024 + number as u16, NEIGHBOUR, BACKEND_PORT)).collect()
+}
+
+/// The numbers up to `count` in an order that is the same in each run.
+pub fn shuffled(count: usize) -> Vec<usize> {
+    let mut numbers: Vec<usize> = (0..count).collect();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for place in (1..count).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        numbers.swap(place, (state >> 33) as usize % (place + 1));
+    }
+    numbers
+}
