@@ -56,7 +56,7 @@ deps: ## install what is missing: Debian packages, the BPF file system, Rust com
 	@deploy/deps.sh build lab
 
 clean-lab: ## remove namespaces of runs that were killed (each next run does so by itself)
-	@for name in $$(ip netns list | awk '/^penstock-(demo|it|harness|bench)/ {print $$1}'); do \
+	@for name in $$(ip netns list | awk '/^penstock-(demo|it|harness|bench|pktgen)/ {print $$1}'); do \
 	  ip netns pids $$name | xargs -r kill -9; ip netns del $$name && echo "removed $$name"; done
 
 with-conformance = $(if $(wildcard $(CONFORMANCE)),PENSTOCK_CONFORMANCE=$(abspath $(CONFORMANCE)))

@@ -15,6 +15,7 @@ use policy_compiler::service::{Resolution, ServiceId, ServiceQuery};
 use crate::drops::DropReason;
 use crate::flow::Key;
 use crate::snapshot::{PortIndex, PortView, Role, Snapshot, Way};
+use crate::wire::parse::may_be_hosts;
 use crate::wire::{SCTP, TCP, UDP};
 
 /// Where a packet came in.
@@ -123,7 +124,10 @@ fn decide_into(
     if !judgement.ingress.allowed {
         return Err(DropReason::PolicyIngress);
     }
-    // 4. Where that is.
+    // 4. Where that is. Loopback and the like are nowhere but in a host itself.
+    if !may_be_hosts(decision.dst.ip()) {
+        return Err(DropReason::NoRoute);
+    }
     let route = snapshot.tables.routes.lookup(decision.dst.ip());
     decision.route = Some(route);
     let way = way_to(snapshot, route, decision.dst.ip());

@@ -6,7 +6,8 @@ use crate::engine::socket::MAX_SOCKETS;
 use crate::flow::{MacAddr, PortRange};
 use crate::mix::Protocol;
 use crate::options::{
-    Core, Engine, LoadOptions, OptionsError, RunOptions, RxEngine, RxOptions, TrafficOptions, TxEngine, TxOptions,
+    Core, Engine, LoadOptions, OptionsError, ReplayOptions, RunOptions, RxEngine, RxOptions, TrafficOptions,
+    TxEngine, TxOptions,
 };
 use crate::place;
 use crate::traffic::Traffic;
@@ -31,7 +32,7 @@ pub fn sending(
     traffic: &TrafficOptions,
     load: &LoadOptions,
 ) -> Result<(), OptionsError> {
-    let prepared = offline(traffic, None)?;
+    let prepared = offline(traffic)?;
     load.packets_per_second(prepared.mean_frame())?;
     device(engine, tx)?;
     core("--tx-core", tx.tx_core)?;
@@ -42,11 +43,25 @@ pub fn sending(
     }
 }
 
-/// Checks where frames leave.
+/// Checks how a capture is to be sent.
 ///
 /// # Errors
 /// [`OptionsError`] naming the flag.
-pub fn device(engine: TxEngine, tx: &TxOptions) -> Result<(), OptionsError> {
+pub fn replaying(options: &ReplayOptions) -> Result<(), OptionsError> {
+    let engine = options.tx.tx_engine.unwrap_or(TxEngine::Xdp);
+    if engine != TxEngine::Xdp {
+        return Err(impossible("--tx-engine", "a capture is sent as whole frames, by xdp alone".into()));
+    }
+    // Of any length: only whether a share of a link has a link.
+    if let Some(rate) = options.rate {
+        rate.packets_per_second(60.0, options.link_speed.map(|speed| speed.0))?;
+    }
+    device(engine, &options.tx)?;
+    core("--tx-core", options.tx.tx_core)
+}
+
+/// Checks where frames leave.
+fn device(engine: TxEngine, tx: &TxOptions) -> Result<(), OptionsError> {
     if engine != TxEngine::Socket && tx.tx_device.is_none() {
         return Err(OptionsError::Missing { flag: "--tx-device", why: "by the engines xdp and live" });
     }
@@ -66,9 +81,10 @@ pub fn receiving(engine: RxEngine, rx: &RxOptions, sent_to: Option<PortRange>) -
         RxEngine::Xdp => Ok(()),
         RxEngine::Socket => match rx.rx_port.or(sent_to) {
             None => Err(OptionsError::Missing { flag: "--rx-port", why: "by the engine socket" }),
-            Some(ports) if ports.count() > MAX_SOCKETS => {
-                Err(impossible("--rx-port", format!("{} ports; at most {MAX_SOCKETS} can be received on", ports.count())))
-            }
+            Some(ports) if ports.count() > MAX_SOCKETS => Err(impossible(
+                "--rx-port",
+                format!("{} ports; at most {MAX_SOCKETS} can be received on", ports.count()),
+            )),
             Some(_) => Ok(()),
         },
     }
@@ -100,20 +116,19 @@ pub fn run(options: &RunOptions) -> Result<(), OptionsError> {
     Ok(())
 }
 
+/// The MAC addresses as given, and made-up ones where they are not.
+pub fn nominal_macs(traffic: &TrafficOptions) -> (MacAddr, MacAddr) {
+    let (source, destination) = (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]));
+    (traffic.src_mac.unwrap_or(source), traffic.dst_mac.unwrap_or(destination))
+}
+
 /// The traffic as far as it can be made without a device.
-///
-/// # Errors
-/// [`OptionsError`] naming the flag.
-pub fn offline(traffic: &TrafficOptions, source: Option<IpAddr>) -> Result<Traffic, OptionsError> {
+fn offline(traffic: &TrafficOptions) -> Result<Traffic, OptionsError> {
     let anyone = match traffic.dst_ip.first() {
         IpAddr::V4(_) => IpAddr::from([0; 4]),
         IpAddr::V6(_) => IpAddr::from([0u16; 8]),
     };
-    let macs = (
-        traffic.src_mac.unwrap_or(MacAddr([2, 0, 0, 0, 0, 1])),
-        traffic.dst_mac.unwrap_or(MacAddr([2, 0, 0, 0, 0, 2])),
-    );
-    traffic.traffic(source.or(Some(anyone)), macs)
+    traffic.traffic(Some(anyone), nominal_macs(traffic))
 }
 
 fn live(traffic: &TrafficOptions, prepared: &Traffic) -> Result<(), OptionsError> {
@@ -124,13 +139,19 @@ fn live(traffic: &TrafficOptions, prepared: &Traffic) -> Result<(), OptionsError
         return Err(impossible("--vxlan", "--tx-engine live sends plain UDP only".into()));
     }
     if traffic.dst_ip.first().is_ipv6() {
-        return Err(impossible("--dst-ip", "--tx-engine live sends IPv4 only: IPv6 has no UDP without a checksum".into()));
+        return Err(impossible(
+            "--dst-ip",
+            "--tx-engine live sends IPv4 only: IPv6 has no UDP without a checksum".into(),
+        ));
     }
-    if traffic.size.entries().len() > 1 {
+    if traffic.size.as_ref().is_some_and(|size| size.entries().len() > 1) {
         return Err(impossible("--size", "--tx-engine live sends one size at a time".into()));
     }
     if traffic.flows > traffic.src_port.count() {
-        let why = format!("--tx-engine live varies the source port alone, and --src-port holds {}", traffic.src_port.count());
+        let why = format!(
+            "--tx-engine live varies the source port alone, and --src-port holds {}",
+            traffic.src_port.count()
+        );
         return Err(impossible("--flows", why));
     }
     if traffic.streams.is_some_and(|streams| streams > 1) {
@@ -144,7 +165,10 @@ fn socket(traffic: &TrafficOptions, prepared: &Traffic) -> Result<(), OptionsErr
         return Err(impossible("--protocol", "--tx-engine socket sends UDP only".into()));
     }
     if traffic.flows > MAX_SOCKETS {
-        return Err(impossible("--flows", format!("--tx-engine socket opens a socket for each; at most {MAX_SOCKETS}")));
+        return Err(impossible(
+            "--flows",
+            format!("--tx-engine socket opens a socket for each; at most {MAX_SOCKETS}"),
+        ));
     }
     let headers = [
         ("--vxlan", traffic.vxlan.is_some()),
@@ -153,16 +177,19 @@ fn socket(traffic: &TrafficOptions, prepared: &Traffic) -> Result<(), OptionsErr
         ("--next-hop", traffic.next_hop.is_some()),
     ];
     match headers.iter().find(|(_, given)| *given) {
-        Some((flag, _)) => Err(impossible(flag, "with --tx-engine socket the kernel makes the headers".into())),
+        Some((flag, _)) => {
+            Err(impossible(flag, "with --tx-engine socket the kernel makes the headers".into()))
+        }
         None => Ok(()),
     }
 }
 
 fn core(flag: &'static str, core: Option<Core>) -> Result<(), OptionsError> {
     match core {
-        Some(Core::Number(id)) if !place::cores().contains(&id) => {
-            Err(impossible(flag, format!("there is no core {id} for this process; these are: {:?}", place::cores())))
-        }
+        Some(Core::Number(id)) if !place::cores().contains(&id) => Err(impossible(
+            flag,
+            format!("there is no core {id} for this process; these are: {:?}", place::cores()),
+        )),
         _ => Ok(()),
     }
 }

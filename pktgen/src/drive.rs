@@ -94,11 +94,16 @@ pub struct Load {
 impl Load {
     /// Packets that are asked for; `None` where the engine decides.
     pub fn asked(&self) -> Option<u64> {
-        let by_time = self.rate.zip(self.limit).map(|(rate, limit)| (rate * limit.as_secs_f64()).round() as u64);
-        match (by_time, self.count) {
+        match (self.by_time(), self.count) {
             (Some(by_time), Some(count)) => Some(by_time.min(count)),
             (by_time, count) => by_time.or(count),
         }
+    }
+
+    /// Packets of the rate while the time lasts.
+    fn by_time(&self) -> Option<u64> {
+        let (rate, limit) = self.rate.zip(self.limit)?;
+        Some((rate * limit.as_secs_f64()).round() as u64)
     }
 }
 
@@ -137,7 +142,8 @@ pub fn transmit(
         traffic.set_warmup(false);
     }
     let warmup = sent.warmup;
-    let measured = phase(sender, traffic, load, shared, |packets| shared.sent.store(packets, Ordering::Relaxed))?;
+    let measured =
+        phase(sender, traffic, load, shared, |packets| shared.sent.store(packets, Ordering::Relaxed))?;
     Ok(Sent { warmup, ..measured })
 }
 
@@ -151,12 +157,15 @@ fn phase(
     let mut sent = Sent::default();
     let start = monotonic_ns();
     let end = load.limit.map_or(u64::MAX, |limit| start.saturating_add(limit.as_nanos() as u64));
-    let asked = load.asked().unwrap_or(u64::MAX);
-    let mut pacer = Pacer::new(load.rate, start);
+    // Time runs out for what is given up as for what is sent; a count is of packets sent.
+    let by_time = load.by_time().unwrap_or(u64::MAX);
+    let count = load.count.unwrap_or(u64::MAX);
+    let mut pacer = Pacer::new(load.rate, start).catching_up(sender.catch_up());
     while !shared.stopping() {
         let now = monotonic_ns();
-        let due = pacer.due(now).min(asked.saturating_sub(sent.packets + pacer.forfeited()));
-        if now >= end || sent.packets + pacer.forfeited() >= asked {
+        let due = pacer.due(now.min(end)).min(count - sent.packets);
+        let due = due.min(by_time.saturating_sub(sent.packets + pacer.forfeited()));
+        if now >= end || sent.packets >= count || sent.packets + pacer.forfeited() >= by_time {
             break;
         }
         if due == 0 {
@@ -174,7 +183,9 @@ fn phase(
         }
     }
     sent.last = sent.first.map(|_| monotonic_ns());
-    sent.forfeited = pacer.forfeited();
+    // What was still owed when the time was up will never be sent.
+    let over = !shared.stopping() && sent.packets < count && by_time != u64::MAX;
+    sent.forfeited = if over { by_time.saturating_sub(sent.packets) } else { pacer.forfeited() };
     Ok(sent)
 }
 
@@ -260,7 +271,10 @@ mod tests {
         let look = Look { verify: true, vxlan_port: VXLAN_PORT };
         let mut receiver = PortReceiver::new(vec![port], pool(100), look, |_| 0);
         let mut meter = Meter::new(Some(3));
-        collect(&mut receiver, &mut meter, &shared, |meter, now| shared.is_drained(meter, now, Duration::from_millis(50))).unwrap();
+        collect(&mut receiver, &mut meter, &shared, |meter, now| {
+            shared.is_drained(meter, now, Duration::from_millis(50))
+        })
+        .unwrap();
         let mut report = Report::new("run", false);
         report.judge(&meter, Some(traffic.tallies()), RxReport::default());
         assert!(report.conservation.as_ref().unwrap().holds);
@@ -299,7 +313,8 @@ mod tests {
         let mut sender = PortSender::new(port, pool(128));
         let (mut traffic, shared) = (traffic(1), Shared::default());
         let warmup = Duration::from_millis(20);
-        let load = Load { rate: Some(10_000.0), limit: Some(Duration::from_millis(100)), count: None, warmup };
+        let load =
+            Load { rate: Some(10_000.0), limit: Some(Duration::from_millis(100)), count: None, warmup };
         let sent = transmit(&mut sender, &mut traffic, &load, &shared).unwrap();
         assert_eq!(load.asked(), Some(1000));
         assert_eq!(sent.packets + sent.forfeited, 1000);
@@ -316,7 +331,10 @@ mod tests {
         let shared = Shared::default();
         shared.stop();
         let mut sender = PortSender::new(port, pool(64));
-        assert_eq!(transmit(&mut sender, &mut traffic(1), &load(None, u64::MAX), &shared).unwrap(), Sent::default());
+        assert_eq!(
+            transmit(&mut sender, &mut traffic(1), &load(None, u64::MAX), &shared).unwrap(),
+            Sent::default()
+        );
         let (port, _wire) = MemoryPort::new(64);
         let look = Look { verify: true, vxlan_port: VXLAN_PORT };
         let mut receiver = PortReceiver::new(vec![port], pool(64), look, |_| 0);
@@ -329,7 +347,7 @@ mod tests {
         impl Sender for Stubborn {
             fn send(&mut self, traffic: &mut Traffic, count: u64) -> Result<Taken, EngineError> {
                 self.0 += 1;
-                if self.0 % 3 != 0 {
+                if !self.0.is_multiple_of(3) {
                     return Ok(Taken::default());
                 }
                 let taken = (0..count.min(5)).filter_map(|_| traffic.plan()).count() as u64;

@@ -11,7 +11,9 @@ pub const MAX_FLOWS: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FlowError {
     /// Not an address or a range of addresses.
-    #[error("`{0}` is not an address or a range: write 10.0.0.1 or 10.0.0.1-10.0.0.9 (both ends of one family)")]
+    #[error(
+        "`{0}` is not an address or a range: write 10.0.0.1 or 10.0.0.1-10.0.0.9 (both ends of one family)"
+    )]
     Addresses(String),
     /// Not a port or a range of ports.
     #[error("`{0}` is not a port or a range: write 9000 or 9000-9099")]
@@ -78,9 +80,12 @@ impl FromStr for AddressRange {
     fn from_str(text: &str) -> Result<Self, FlowError> {
         let bad = || FlowError::Addresses(text.to_owned());
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let (first, last): (IpAddr, IpAddr) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
+        let (first, last): (IpAddr, IpAddr) =
+            (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
         let more = match (first, last) {
-            (IpAddr::V4(first), IpAddr::V4(last)) => last.to_bits().checked_sub(first.to_bits()).map(u128::from),
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                last.to_bits().checked_sub(first.to_bits()).map(u128::from)
+            }
             (IpAddr::V6(first), IpAddr::V6(last)) => last.to_bits().checked_sub(first.to_bits()),
             _ => None,
         };
@@ -90,7 +95,11 @@ impl FromStr for AddressRange {
 
 impl fmt::Display for AddressRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.more == 0 { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.at(self.more)) }
+        if self.more == 0 {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.at(self.more))
+        }
     }
 }
 
@@ -129,13 +138,21 @@ impl FromStr for PortRange {
         let bad = |_| FlowError::Ports(text.to_owned());
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         let (first, last): (u16, u16) = (first.parse().map_err(bad)?, last.parse().map_err(bad)?);
-        if first == 0 || last < first { Err(FlowError::Ports(text.to_owned())) } else { Ok(PortRange { first, last }) }
+        if first == 0 || last < first {
+            Err(FlowError::Ports(text.to_owned()))
+        } else {
+            Ok(PortRange { first, last })
+        }
     }
 }
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
     }
 }
 
@@ -151,7 +168,8 @@ impl FromStr for MacAddr {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+')).ok_or_else(bad)?;
+            let part =
+                parts.next().filter(|part| part.len() == 2 && !part.starts_with('+')).ok_or_else(bad)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
         }
         if parts.next().is_some() { Err(bad()) } else { Ok(MacAddr(bytes)) }
@@ -196,7 +214,8 @@ pub fn draw(
         return Err(FlowError::Families(from.first, to.first));
     }
     let ports = [from_ports.count() as u128, to_ports.count() as u128];
-    let held = [from.count(), ports[1], to.count()].iter().fold(ports[0], |held, more| held.saturating_mul(*more));
+    let held =
+        [from.count(), ports[1], to.count()].iter().fold(ports[0], |held, more| held.saturating_mul(*more));
     if count as u128 > held {
         return Err(FlowError::TooFew { asked: count, held });
     }
@@ -225,11 +244,17 @@ mod tests {
 
     #[test]
     fn source_ports_vary_fastest() {
-        let flows =
-            draw(5, (range("10.0.0.255-10.0.1.0"), range("7-8")), (range("10.1.0.1-10.1.0.2"), range("9000"))).unwrap();
+        let flows = draw(
+            5,
+            (range("10.0.0.255-10.0.1.0"), range("7-8")),
+            (range("10.1.0.1-10.1.0.2"), range("9000")),
+        )
+        .unwrap();
         let seen: Vec<_> = flows
             .iter()
-            .map(|flow| format!("{}:{} {}:{}", flow.source, flow.source_port, flow.destination, flow.destination_port))
+            .map(|flow| {
+                format!("{}:{} {}:{}", flow.source, flow.source_port, flow.destination, flow.destination_port)
+            })
             .collect();
         let expected = [
             "10.0.0.255:7 10.1.0.1:9000",
@@ -244,7 +269,10 @@ mod tests {
     #[test]
     fn what_the_ranges_do_not_hold_is_refused() {
         let one = || (range("10.0.0.1"), range("7-8"));
-        assert_eq!(draw(3, one(), (range("10.0.0.2"), range("9"))), Err(FlowError::TooFew { asked: 3, held: 2 }));
+        assert_eq!(
+            draw(3, one(), (range("10.0.0.2"), range("9"))),
+            Err(FlowError::TooFew { asked: 3, held: 2 })
+        );
         assert_eq!(draw(0, one(), (range("10.0.0.2"), range("9"))), Err(FlowError::Count(0)));
         assert!(matches!(draw(1, one(), (range("fd00::1"), range("9"))), Err(FlowError::Families(..))));
     }
@@ -257,7 +285,14 @@ mod tests {
         for text in ["", "0", "65536", "9-8", "a", "1-2-3"] {
             assert!(text.parse::<PortRange>().is_err(), "{text}");
         }
-        for text in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "02:00:00:00:00:0g", "+2:00:00:00:00:01"] {
+        for text in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "2:0:0:0:0:1",
+            "02:00:00:00:00:0g",
+            "+2:00:00:00:00:01",
+        ] {
             assert!(text.parse::<MacAddr>().is_err(), "{text}");
         }
     }

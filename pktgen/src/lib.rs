@@ -1,4 +1,21 @@
-//! pktgen
+//! # pktgen: a packet generator and measuring instrument
+//!
+//! ```text
+//!   options ─► check ─► traffic (flows × sizes × protocols) ─► drive (paced) ─► engine ─► wire
+//!                          │ every packet carries run, stream, sequence number, time (stamp)
+//!                          ▼
+//!   report ◄── meter (loss, duplicates, reordering, latency) ◄── drive ◄── engine ◄── wire
+//! ```
+//!
+//! * [`options`], [`check`]: the command line, refused by the flag's name.   * [`run`]: send, receive, both.
+//! * [`packet`], [`flow`], [`mix`], [`traffic`]: what is sent, made by `etherparse`.   * [`rate`]: when.
+//! * [`engine`]: AF_XDP, XDP live frames, UDP sockets.   * [`capture`]: captures sent and written.
+//! * [`stamp`], [`locate`], [`meter`]: what arrived.   * [`report`], [`progress`]: what is told.
+//! * [`place`], [`netlink`], [`clock`]: namespace and core, neighbours, time.
+//!
+//! It is not for: looking into what it tests. It shares no parser with the dataplane.
+
+pub mod capture;
 pub mod check;
 pub mod checksum;
 pub mod clock;

@@ -78,7 +78,9 @@ fn intact(net: &NetSlice<'_>) -> bool {
         }
         NetSlice::Arp(_) => return false,
     };
-    if let (NetSlice::Ipv4(_), IpNumber::UDP, Some([0, 0])) = (net, payload.ip_number, payload.payload.get(6..8)) {
+    if let (NetSlice::Ipv4(_), IpNumber::UDP, Some([0, 0])) =
+        (net, payload.ip_number, payload.payload.get(6..8))
+    {
         return true;
     }
     if let Some(pseudo) = &mut pseudo {

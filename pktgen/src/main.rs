@@ -1,5 +1,169 @@
+//! `pktgen`: the command line of the packet generator and measuring instrument.
+//!
+//! ```text
+//!   arguments ─► options, check ─► run | send | receive | replay | build ─► report on standard output
+//!       └─ exit 2, the flag named      └─ progress on standard error, exit 1        └─ exit 0, 3 or 130
+//! ```
+//!
+//! Everything that is done is in the library; here are the commands, the signals and the exit codes. SIGINT or
+//! SIGTERM ends a measurement early, with a report of what was done until then; a second one ends the process.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
 use clap::{Parser, Subcommand};
-use pktgen::options::*;
-#[derive(Parser)] struct Cli{#[command(subcommand)] c: C}
-#[derive(Subcommand)] enum C { Send(SendOptions), Receive(ReceiveOptions), Run(RunOptions), Replay(ReplayOptions), Build(BuildOptions)}
-fn main(){ let _=Cli::parse().c; }
+use nix::sys::signal::{SigSet, Signal};
+use pktgen::drive::Shared;
+use pktgen::options::{BuildOptions, OutputOptions, ReceiveOptions, ReplayOptions, RunOptions, SendOptions};
+use pktgen::report::Report;
+use pktgen::run::Failure;
+use pktgen::{capture, run};
+use tracing_subscriber::EnvFilter;
+
+/// An end or a file failed, the report could not be written, or its sums do not hold.
+const FAILED: u8 = 1;
+/// More was lost than `--max-loss` allows.
+const TOO_MUCH_LOSS: u8 = 3;
+/// As shells say of a process that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+/// Generates packets and measures what becomes of them: rate, loss, duplicates, reordering, latency.
+///
+/// Every packet carries a run, a stream, a sequence number and its send time; the receiver needs nothing else.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Both ends in one process: what is sent is measured where it arrives, losses are exact
+    Run(Box<RunOptions>),
+    /// The sending end alone
+    Send(Box<SendOptions>),
+    /// The receiving end alone: what was sent is inferred from the sequence numbers
+    Receive(Box<ReceiveOptions>),
+    /// Send a capture, by its own times or at a rate
+    Replay(Box<ReplayOptions>),
+    /// Write what would be sent to a capture; needs neither root nor a device
+    Build(Box<BuildOptions>),
+}
+
+const AFTER_HELP: &str = "\
+Examples (pods are network namespaces with `eth0`; 10.96.0.10:80 is a Service, whose backends listen on 8080):
+  Pod to Service to pod, whole frames by AF_XDP, received by the kernel's UDP; no XDP program in any pod:
+    pktgen run --tx-netns POD-A --tx-device eth0 --dst-ip 10.96.0.10 --dst-port 80 \\
+               --rx-netns POD-B --rx-engine socket --rx-port 8080 --flows 64 --rate 50kpps --duration 10s -o json
+  The same by two processes, each inside its pod; the receiver first, which says on standard error when it is ready:
+    ip netns exec POD-B pktgen receive --rx-engine socket --rx-port 8080 --idle 2s --duration 60s -o json
+    ip netns exec POD-A pktgen send --tx-device eth0 --dst-ip 10.96.0.10 --dst-port 80 --flows 64 \\
+               --rate 50kpps --duration 10s -o json
+  More than AF_XDP can send on a veth, by XDP live frames (the other end of eth0 is a Penstock port):
+    pktgen run --tx-engine live --tx-netns POD-A --tx-device eth0 --dst-ip 10.96.0.10 --dst-port 80 \\
+               --rx-netns POD-B --rx-engine socket --rx-port 8080 --flows 1000 --rate max --duration 10s
+  A device under test between two devices, AF_XDP at both:
+    pktgen run --tx-device p0 --rx-device p1 --src-ip 198.51.100.1 --dst-ip 198.51.100.2 \\
+               --dst-mac 02:00:00:00:00:02 --size imix --protocol udp=70,tcp=20,icmp=10 --rate 1Mpps --max-loss 0
+  A capture made without a device, and sent:
+    pktgen build mix.pcap --src-ip 10.0.0.1 --dst-ip 10.0.0.2 --flows 100 --size imix --count 100000
+    pktgen replay mix.pcap --tx-device p0 --dst-mac 02:00:00:00:00:02 --rate 200kpps --loops 10
+
+Both ends must be on one machine for latencies to mean something (CLOCK_MONOTONIC).
+RUST_LOG=info says on standard error how devices are attached.
+
+Exit codes:
+  0    done; for `receive` also when a signal ended it
+  1    an end or a file failed, or the report's sums do not hold
+  2    an argument is wrong, or two cannot be kept together: the flag is named, nothing was opened
+  3    more was lost than --max-loss allows; where nothing came, all is lost
+  130  a signal ended it early; the report says what was done until then";
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    let shared = Arc::new(Shared::default());
+    if let Err(error) = stop_on_signals(&shared) {
+        eprintln!("pktgen: waiting for signals: {error}");
+        return ExitCode::from(FAILED);
+    }
+    let code = match cli.command {
+        Command::Run(mut options) => {
+            watched(&mut options.output);
+            run::run(&options, &shared).map(|report| told(&report, &options.output))
+        }
+        Command::Send(mut options) => {
+            watched(&mut options.output);
+            run::send(&options, &shared).map(|report| told(&report, &options.output))
+        }
+        Command::Receive(mut options) => {
+            watched(&mut options.output);
+            run::receive(&options, &shared).map(|report| match told(&report, &options.output) {
+                INTERRUPTED => 0, // how it usually ends
+                code => code,
+            })
+        }
+        Command::Replay(mut options) => {
+            watched(&mut options.output);
+            capture::replay(&options, &shared).map(|report| told(&report, &options.output))
+        }
+        Command::Build(options) => capture::build(&options).map(|packets| {
+            eprintln!("{packets} packets in {}", options.file.display());
+            0
+        }),
+    };
+    ExitCode::from(code.unwrap_or_else(|failure: Failure| {
+        eprintln!("pktgen: {failure}");
+        failure.exit_code()
+    }))
+}
+
+/// Progress is shown to whoever sits at the terminal, without being asked for.
+fn watched(output: &mut OutputOptions) {
+    output.progress |= io::stderr().is_terminal();
+}
+
+/// Writes the report, and says with which code to end.
+fn told(report: &Report, output: &OutputOptions) -> u8 {
+    let mut out = io::stdout().lock();
+    match report.write(output.output, &mut out).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        // Whoever asked for the report has gone; what was measured is no less so.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            eprintln!("pktgen: writing the report: {error}");
+            return FAILED;
+        }
+    }
+    if report.conservation.as_ref().is_some_and(|conservation| !conservation.holds) {
+        return FAILED;
+    }
+    match output.max_loss {
+        Some(most) if report.lost_percent() > most => TOO_MUCH_LOSS,
+        _ if report.interrupted => INTERRUPTED,
+        _ => 0,
+    }
+}
+
+/// Waits for SIGINT and SIGTERM on a thread of their own: the first ends the measurement, the second the process.
+/// To be called before any other thread is started, since threads inherit what is blocked.
+fn stop_on_signals(shared: &Arc<Shared>) -> io::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    let shared = Arc::clone(shared);
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        while signals.wait().is_ok() {
+            if shared.is_interrupted() {
+                std::process::exit(INTERRUPTED.into());
+            }
+            shared.interrupt();
+        }
+    })?;
+    Ok(())
+}

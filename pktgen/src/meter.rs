@@ -9,12 +9,13 @@
 //! * lost: what was sent and is not received. Where the sender is another process, what was sent is taken to be
 //!   0 … the highest number seen, so that a loss at the very end stays unseen.
 //! * latency: the receiver's `CLOCK_MONOTONIC` less the stamp, in nanoseconds, of distinct packets. Both clocks
-//!   are read once a batch: right before the sender writes a batch, right after the receiver got one.
+//!   are read once a batch: right before the sender writes a batch, right after the receiver got one. None is
+//!   taken of a packet that carries no send time.
 
 use hdrhistogram::Histogram;
 
 use crate::locate::Found;
-use crate::stamp::{MAX_STREAMS, Stamp};
+use crate::stamp::{MAX_STREAMS, Stamp, UNTIMED};
 
 /// Sequence numbers below the highest within which duplicates are recognised.
 pub const WINDOW: u64 = 1 << 17;
@@ -96,7 +97,10 @@ impl Meter {
 
     /// The streams that were seen, with their numbers.
     pub fn streams(&self) -> impl Iterator<Item = (u16, &StreamMeter)> {
-        self.streams.iter().enumerate().filter_map(|(number, stream)| Some((number as u16, &**stream.as_ref()?)))
+        self.streams
+            .iter()
+            .enumerate()
+            .filter_map(|(number, stream)| Some((number as u16, &**stream.as_ref()?)))
     }
 
     /// The stream of that number, if it was seen.
@@ -178,6 +182,7 @@ impl StreamMeter {
         }
         self.received += 1;
         match stamp.latency(now) {
+            _ if stamp.sent == UNTIMED => {}
             Some(latency) => self.latency.saturating_record(latency.min(MAX_LATENCY)),
             None => self.from_future += 1,
         }
@@ -188,7 +193,8 @@ impl StreamMeter {
 /// An empty histogram of nanoseconds, from 1 to [`MAX_LATENCY`], to three significant digits.
 #[expect(clippy::expect_used, reason = "all arguments are constants, and a test makes one")]
 pub fn latency_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, MAX_LATENCY, 3).expect("1 ≤ 2·1 ≤ MAX_LATENCY and 3 ≤ 5, as hdrhistogram asks")
+    Histogram::new_with_bounds(1, MAX_LATENCY, 3)
+        .expect("1 ≤ 2·1 ≤ MAX_LATENCY and 3 ≤ 5, as hdrhistogram asks")
 }
 
 /// How a sequence number came.
@@ -315,10 +321,13 @@ mod tests {
             1 => (WINDOW as i64 - 3)..(WINDOW as i64 + 3), 1 => (-(WINDOW as i64) - 3)..(-(WINDOW as i64) + 3)];
         proptest::collection::vec((step, 1u64..1_000_000_000), 1..400).prop_map(|steps| {
             let mut at = 0i64;
-            steps.into_iter().map(|(step, latency)| {
-                at = (at + step).max(0);
-                (at as u64, latency)
-            }).collect()
+            steps
+                .into_iter()
+                .map(|(step, latency)| {
+                    at = (at + step).max(0);
+                    (at as u64, latency)
+                })
+                .collect()
         })
     }
 
@@ -375,5 +384,13 @@ mod tests {
         meter.observe(Found::Stamped(stamp(0, 2000)), 1000, 60);
         let stream = meter.stream(3).unwrap();
         assert_eq!((stream.received, stream.from_future, stream.latency.len()), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_stamp_without_a_time_has_no_latency_either() {
+        let mut meter = Meter::new(Some(5));
+        meter.observe(Found::Stamped(stamp(0, UNTIMED)), 1000, 60);
+        let stream = meter.stream(3).unwrap();
+        assert_eq!((stream.received, stream.from_future, stream.latency.len()), (1, 0, 0));
     }
 }

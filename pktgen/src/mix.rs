@@ -39,7 +39,9 @@ pub enum MixError {
     #[error("`{0}` is not a protocol: write udp, tcp or icmp, or a mix such as udp=70,tcp=20,icmp=10")]
     Protocol(String),
     /// An entry is not a frame size.
-    #[error("`{0}` is not a frame size: write 64 … {MAX_FRAME} (FCS included), a list such as 64,512, or imix")]
+    #[error(
+        "`{0}` is not a frame size: write 64 … {MAX_FRAME} (FCS included), a list such as 64,512, or imix"
+    )]
     Size(String),
     /// A weight is not a number from 1 to 65535.
     #[error("`{0}` is not a weight: write a whole number from 1 to 65535")]
@@ -48,7 +50,9 @@ pub enum MixError {
     #[error("`{0}` is named twice")]
     Twice(String),
     /// The weights need a pattern longer than [`MAX_PATTERN`].
-    #[error("weights of protocols and sizes multiply to a pattern of {0} packets; at most {MAX_PATTERN} are kept")]
+    #[error(
+        "weights of protocols and sizes multiply to a pattern of {0} packets; at most {MAX_PATTERN} are kept"
+    )]
     Pattern(u64),
 }
 
@@ -89,7 +93,7 @@ impl FromStr for ProtocolMix {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SizeMix {
     entries: Vec<(u16, u16)>,
-    imix: bool,
+    raised: bool,
 }
 
 /// The simple Internet mix: 40, 576 and 1,500 bytes of IP packet, 7 : 4 : 1; here as Ethernet frames with FCS,
@@ -102,9 +106,17 @@ impl SizeMix {
         &self.entries
     }
 
-    /// Whether this is the Internet mix, whose smallest frames may be raised to what a protocol needs.
-    pub fn is_imix(&self) -> bool {
-        self.imix
+    /// Whether frames may be raised to what a protocol needs: those of the Internet mix, and the smallest where
+    /// nobody has asked for a size.
+    pub fn may_be_raised(&self) -> bool {
+        self.raised
+    }
+}
+
+impl Default for SizeMix {
+    /// The smallest frame that will do.
+    fn default() -> Self {
+        SizeMix { entries: vec![(64, 1)], raised: true }
     }
 }
 
@@ -113,7 +125,7 @@ impl FromStr for SizeMix {
 
     fn from_str(text: &str) -> Result<Self, MixError> {
         if text == "imix" {
-            return Ok(SizeMix { entries: IMIX.to_vec(), imix: true });
+            return Ok(SizeMix { entries: IMIX.to_vec(), raised: true });
         }
         let mut entries: Vec<(u16, u16)> = Vec::new();
         for entry in text.split(',') {
@@ -127,7 +139,7 @@ impl FromStr for SizeMix {
             }
             entries.push((size, weight));
         }
-        Ok(SizeMix { entries, imix: false })
+        Ok(SizeMix { entries, raised: false })
     }
 }
 
@@ -146,7 +158,8 @@ pub fn interleave(weights: &[u64]) -> Result<Vec<u16>, MixError> {
     let mut pattern = Vec::with_capacity(total as usize);
     for _ in 0..total {
         credit.iter_mut().for_each(|(weight, credit)| *credit += *weight);
-        let richest = credit.iter().enumerate().max_by_key(|(index, (_, credit))| (*credit, std::cmp::Reverse(*index)));
+        let richest =
+            credit.iter().enumerate().max_by_key(|(index, (_, credit))| (*credit, std::cmp::Reverse(*index)));
         let Some(index) = richest.map(|(index, _)| index) else { break };
         if let Some((_, credit)) = credit.get_mut(index) {
             *credit -= total as i64;
@@ -191,10 +204,18 @@ mod tests {
         let protocols =
             [("sctp", "sctp"), ("udp,udp", "udp"), ("udp=0", "0"), ("udp=x", "x"), ("", ""), ("udp,", "")];
         for (text, name) in protocols {
-            assert!(text.parse::<ProtocolMix>().unwrap_err().to_string().contains(&format!("`{name}`")), "{text}");
+            assert!(
+                text.parse::<ProtocolMix>().unwrap_err().to_string().contains(&format!("`{name}`")),
+                "{text}"
+            );
         }
-        for (text, name) in [("63", "63"), ("9000", "9000"), ("64,64", "64"), ("big", "big"), ("64=", ""), ("-1", "-1")] {
-            assert!(text.parse::<SizeMix>().unwrap_err().to_string().contains(&format!("`{name}`")), "{text}");
+        for (text, name) in
+            [("63", "63"), ("9000", "9000"), ("64,64", "64"), ("big", "big"), ("64=", ""), ("-1", "-1")]
+        {
+            assert!(
+                text.parse::<SizeMix>().unwrap_err().to_string().contains(&format!("`{name}`")),
+                "{text}"
+            );
         }
     }
 

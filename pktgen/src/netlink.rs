@@ -28,6 +28,8 @@ pub struct Link {
     pub mtu: u32,
     /// Receive queues that it was made with; fewer may be in use.
     pub rx_queues: u32,
+    /// Packets that it has dropped instead of sending them: on a veth, those that the other end had no room for.
+    pub tx_dropped: u64,
 }
 
 /// How an address is reached.
@@ -55,7 +57,15 @@ pub fn link(name: &str) -> Result<Link, NetlinkError> {
         let attributes = reply.body.get(16..)?;
         let mac = attribute(attributes, IFLA_ADDRESS).and_then(|bytes| Some(MacAddr(bytes.try_into().ok()?)));
         let number = |kind| Some(u32::from_ne_bytes(attribute(attributes, kind)?.try_into().ok()?));
-        Some(Link { index, mac, mtu: number(IFLA_MTU)?, rx_queues: number(IFLA_NUM_RX_QUEUES).unwrap_or(1) })
+        let dropped =
+            attribute(attributes, IFLA_STATS64).and_then(|stats| stats.get(TX_DROPPED..)?.first_chunk());
+        Some(Link {
+            index,
+            mac,
+            mtu: number(IFLA_MTU)?,
+            rx_queues: number(IFLA_NUM_RX_QUEUES).unwrap_or(1),
+            tx_dropped: dropped.map_or(0, |bytes| u64::from_ne_bytes(*bytes)),
+        })
     });
     found.ok_or_else(|| NetlinkError { what: what(), source: io::ErrorKind::NotFound.into() })
 }
@@ -71,7 +81,8 @@ pub fn route(destination: IpAddr, device: u32) -> Result<Route, NetlinkError> {
     let mut request = Request::new(RTM_GETROUTE, NLM_F_REQUEST, &header);
     request.attribute(RTA_DST, &octets(destination));
     request.attribute(RTA_OIF, &device.to_ne_bytes());
-    let failed = |source| NetlinkError { what: format!("the route to {destination} through device {device}"), source };
+    let failed =
+        |source| NetlinkError { what: format!("the route to {destination} through device {device}"), source };
     let replies = request.ask().map_err(failed)?;
     let found = replies.iter().filter(|reply| reply.kind == RTM_NEWROUTE).find_map(|reply| {
         let attributes = reply.body.get(12..)?;
@@ -122,6 +133,7 @@ const NLM_F_DUMP: u16 = 0x300;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_STATS64: u16 = 23;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
@@ -132,6 +144,9 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NUD_INCOMPLETE: u16 = 0x01;
 const NUD_FAILED: u16 = 0x20;
+
+/// Where `tx_dropped` is in `struct rtnl_link_stats64`: behind packets, bytes, errors and `rx_dropped`.
+const TX_DROPPED: usize = 7 * 8;
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -195,7 +210,11 @@ fn read_replies(mut bytes: &[u8], replies: &mut Vec<Reply>) -> io::Result<bool> 
             NLMSG_DONE => return Ok(true),
             NLMSG_ERROR => {
                 let code = i32::from_ne_bytes(*body.first_chunk().ok_or_else(cut)?);
-                return if code == 0 { Ok(true) } else { Err(io::Error::from_raw_os_error(code.saturating_neg())) };
+                return if code == 0 {
+                    Ok(true)
+                } else {
+                    Err(io::Error::from_raw_os_error(code.saturating_neg()))
+                };
             }
             _ => replies.push(Reply { kind, body: body.to_vec() }),
         }

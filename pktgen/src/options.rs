@@ -80,6 +80,10 @@ pub enum XdpMode {
     Generic,
 }
 
+/// Its brackets are none of rustdoc's.
+const VXLAN_HELP: &str =
+    "Wrap packets in VXLAN: vni=N,src=ADDR,dst=ADDR[,port=N][,inner-src-mac=MAC][,inner-dst-mac=MAC]";
+
 /// What the packets are.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Traffic")]
@@ -106,8 +110,9 @@ pub struct TrafficOptions {
     #[arg(long, value_name = "MIX", default_value = "udp")]
     pub protocol: ProtocolMix,
     /// Ethernet frame size, FCS included (64 is 60 bytes handed over): one, a weighted list 64=7,594=4, or imix
-    #[arg(long, value_name = "MIX", default_value = "64")]
-    pub size: SizeMix,
+    /// [default: the smallest that holds the headers and the stamp]
+    #[arg(long, value_name = "MIX")]
+    pub size: Option<SizeMix>,
     /// Time to live, or hop limit
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u8).range(1..))]
     pub ttl: u8,
@@ -120,8 +125,8 @@ pub struct TrafficOptions {
     /// Next hop whose MAC address to use [default: what the kernel's routes say]
     #[arg(long, value_name = "ADDR", conflicts_with = "dst_mac")]
     pub next_hop: Option<IpAddr>,
-    /// Wrap packets in VXLAN: vni=N,src=ADDR,dst=ADDR[,port=N][,inner-src-mac=MAC][,inner-dst-mac=MAC]
-    #[arg(long, value_name = "SPEC")]
+    /// The VXLAN envelope of every packet.
+    #[arg(long, value_name = "SPEC", help = VXLAN_HELP)]
     pub vxlan: Option<VxlanOption>,
     /// Number that marks this run's packets [default: drawn from the clock]
     #[arg(long, value_name = "N")]
@@ -134,7 +139,8 @@ impl TrafficOptions {
     /// # Errors
     /// [`OptionsError`] naming the flag that cannot be kept.
     pub fn traffic(&self, source: Option<IpAddr>, macs: (MacAddr, MacAddr)) -> Result<Traffic, OptionsError> {
-        let missing = OptionsError::Missing { flag: "--src-ip", why: "where there is no device to take it from" };
+        let missing =
+            OptionsError::Missing { flag: "--src-ip", why: "where there is no device to take it from" };
         let source = self.src_ip.or(source.map(AddressRange::from)).ok_or(missing)?;
         let headers = Headers {
             source_mac: macs.0,
@@ -146,7 +152,7 @@ impl TrafficOptions {
             flows: self.draw(source)?,
             streams: self.streams.unwrap_or_else(|| self.flows.min(64)),
             protocols: self.protocol.clone(),
-            sizes: self.size.clone(),
+            sizes: self.size.clone().unwrap_or_default(),
             headers,
         };
         Traffic::new(&spec, self.run()).map_err(|error| {
@@ -166,7 +172,8 @@ impl TrafficOptions {
     /// [`OptionsError`] naming the flag that cannot be kept.
     pub fn draw(&self, source: AddressRange) -> Result<Vec<Flow>, OptionsError> {
         draw(self.flows, (source, self.src_port), (self.dst_ip, self.dst_port)).map_err(|error| {
-            let flag = if matches!(error, FlowError::Families(..)) { "--src-ip and --dst-ip" } else { "--flows" };
+            let flag =
+                if matches!(error, FlowError::Families(..)) { "--src-ip and --dst-ip" } else { "--flows" };
             OptionsError::Impossible { flag, why: error.to_string() }
         })
     }
@@ -206,11 +213,18 @@ impl FromStr for VxlanOption {
             }
         }
         let lacks = |name: &str| VxlanError(format!("{name} is missing"));
-        let (source, destination) = (source.ok_or_else(|| lacks("src"))?, destination.ok_or_else(|| lacks("dst"))?);
+        let (source, destination) =
+            (source.ok_or_else(|| lacks("src"))?, destination.ok_or_else(|| lacks("dst"))?);
         if source.is_ipv4() != destination.is_ipv4() {
             return Err(VxlanError(format!("{source} and {destination} are of different families")));
         }
-        Ok(VxlanOption(Envelope { vni: vni.ok_or_else(|| lacks("vni"))?, source, destination, port, inner_macs: macs }))
+        Ok(VxlanOption(Envelope {
+            vni: vni.ok_or_else(|| lacks("vni"))?,
+            source,
+            destination,
+            port,
+            inner_macs: macs,
+        }))
     }
 }
 
@@ -246,10 +260,20 @@ impl LoadOptions {
     /// # Errors
     /// [`OptionsError`] where a percentage has no link speed, or the rate is too small.
     pub fn packets_per_second(&self, mean_frame: f64) -> Result<Option<f64>, OptionsError> {
-        self.rate.packets_per_second(mean_frame, self.link_speed.map(|speed| speed.0)).map_err(|error| match error {
-            RateError::NoLinkSpeed => OptionsError::Missing { flag: "--link-speed", why: "where --rate is in percent" },
+        self.rate
+            .packets_per_second(mean_frame, self.link_speed.map(|speed| speed.0))
+            .map_err(OptionsError::from)
+    }
+}
+
+impl From<RateError> for OptionsError {
+    fn from(error: RateError) -> Self {
+        match error {
+            RateError::NoLinkSpeed => {
+                OptionsError::Missing { flag: "--link-speed", why: "where --rate is in percent" }
+            }
             error => OptionsError::Impossible { flag: "--rate", why: error.to_string() },
-        })
+        }
     }
 }
 
@@ -507,7 +531,11 @@ pub fn duration(text: &str) -> Result<Duration, DurationError> {
         "h" => number * 3600.0,
         _ => return Err(bad()),
     };
-    if seconds > 30.0 * 86_400.0 { Err(bad()) } else { Duration::try_from_secs_f64(seconds).map_err(|_| bad()) }
+    if seconds > 30.0 * 86_400.0 {
+        Err(bad())
+    } else {
+        Duration::try_from_secs_f64(seconds).map_err(|_| bad())
+    }
 }
 
 fn percent(text: &str) -> Result<f64, String> {

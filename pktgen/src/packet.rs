@@ -25,7 +25,9 @@ const VXLAN: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PacketError {
     /// The frame has no room for the headers and the stamp.
-    #[error("a frame of {size} bytes is too small: {protocol} with these headers and the stamp needs {minimum} (FCS included)")]
+    #[error(
+        "a frame of {size} bytes is too small: {protocol} with these headers and the stamp needs {minimum} (FCS included)"
+    )]
     TooSmall {
         /// What was asked for, frame check sequence included.
         size: usize,
@@ -204,7 +206,8 @@ impl Template {
         }
         let checksum = match self.protocol {
             Protocol::Icmp => {
-                out.get_mut(self.transport_at + 4..self.transport_at + 6)?.copy_from_slice(flow.ports.get(..2)?);
+                out.get_mut(self.transport_at + 4..self.transport_at + 6)?
+                    .copy_from_slice(flow.ports.get(..2)?);
                 complement(transport_sum + flow.source_port_sum)
             }
             Protocol::Tcp => {
@@ -286,7 +289,8 @@ pub fn compose(
     payload[..STAMP_LEN].copy_from_slice(stamp);
     let failed = |reason: String| PacketError::Build { size, protocol, reason };
     let Some(envelope) = headers.envelope else {
-        return packet(headers.source_mac, headers.destination_mac, headers.ttl, protocol, flow, &payload).map_err(failed);
+        return packet(headers.source_mac, headers.destination_mac, headers.ttl, protocol, flow, &payload)
+            .map_err(failed);
     };
     let (source_mac, destination_mac) = envelope.inner_macs;
     let inner = packet(source_mac, destination_mac, headers.ttl, protocol, flow, &payload).map_err(failed)?;
@@ -300,7 +304,8 @@ pub fn compose(
         destination_port: envelope.port,
     };
     let macs = (headers.source_mac, headers.destination_mac);
-    let mut bytes = packet(macs.0, macs.1, headers.ttl, Protocol::Udp, &outer, &outer_payload).map_err(failed)?;
+    let mut bytes =
+        packet(macs.0, macs.1, headers.ttl, Protocol::Udp, &outer, &outer_payload).map_err(failed)?;
     // RFC 7348 asks for a zero UDP checksum on IPv4, RFC 6936 allows it for tunnels on IPv6.
     let at = ETHERNET + ip_header(envelope.source.is_ipv6()) + 6;
     if let Some(field) = bytes.get_mut(at..at + 2) {
@@ -319,7 +324,9 @@ fn packet(
 ) -> Result<Vec<u8>, String> {
     let link = PacketBuilder::ethernet2(source_mac.0, destination_mac.0);
     let network = match (flow.source, flow.destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => link.ipv4(source.octets(), destination.octets(), ttl),
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            link.ipv4(source.octets(), destination.octets(), ttl)
+        }
         (source, destination) => link.ipv6(as_v6(source), as_v6(destination), ttl),
     };
     let mut bytes = Vec::new();
@@ -327,7 +334,9 @@ fn packet(
     match protocol {
         Protocol::Udp => network.udp(from, to).write(&mut bytes, payload),
         Protocol::Tcp => network.tcp(from, to, 1, u16::MAX).ack(1).psh().write(&mut bytes, payload),
-        Protocol::Icmp if flow.source.is_ipv6() => network.icmpv6_echo_request(from, 0).write(&mut bytes, payload),
+        Protocol::Icmp if flow.source.is_ipv6() => {
+            network.icmpv6_echo_request(from, 0).write(&mut bytes, payload)
+        }
         Protocol::Icmp => network.icmpv4_echo_request(from, 0).write(&mut bytes, payload),
     }
     .map_err(|error| error.to_string())?;
@@ -391,7 +400,13 @@ pub(crate) mod tests {
 
     pub(crate) fn headers() -> impl Strategy<Value = Headers> {
         let envelope = (0u32..1 << 24, any::<bool>()).prop_map(|(vni, v6)| {
-            let outer = |last: u8| if v6 { IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)]) } else { IpAddr::from([192, 0, 2, last]) };
+            let outer = |last: u8| {
+                if v6 {
+                    IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)])
+                } else {
+                    IpAddr::from([192, 0, 2, last])
+                }
+            };
             let inner_macs = (MacAddr([2, 0, 0, 0, 1, 1]), MacAddr([2, 0, 0, 0, 1, 2]));
             Envelope { vni, source: outer(1), destination: outer(2), port: VXLAN_PORT, inner_macs }
         });
@@ -454,7 +469,12 @@ pub(crate) mod tests {
     fn the_smallest_udp_frame_is_sixty_bytes_and_nothing_is_written_past_it() {
         let template = Template::new(&HEADERS, Protocol::Udp, false, 64).unwrap();
         assert_eq!((template.len(), template.payload_len()), (60, STAMP_LEN));
-        let flow = Flow { source: [1, 2, 3, 4].into(), destination: [5, 6, 7, 8].into(), source_port: 1, destination_port: 2 };
+        let flow = Flow {
+            source: [1, 2, 3, 4].into(),
+            destination: [5, 6, 7, 8].into(),
+            source_port: 1,
+            destination_port: 2,
+        };
         let stamp = Stamp { run: 0, stream: 0, warmup: false, sequence: 0, sent: 0 };
         for len in [0, 59, 61] {
             assert!(!template.write(&PreparedFlow::from(&flow), &stamp, &mut vec![0; len]));

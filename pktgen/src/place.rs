@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
 
 use crate::flow::MacAddr;
 use crate::netlink::{Link, NetlinkError, link, neighbour, route};
@@ -15,6 +16,9 @@ use crate::options::Core;
 
 /// How long a neighbour is given to answer.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The UDP port that packets are sent to which nobody is to answer (RFC 863).
+const DISCARD: u16 = 9;
 
 /// Why a thread cannot work there.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +87,8 @@ pub fn pin(core: Option<Core>, role: Role) -> Result<(), PlaceError> {
     let id = match core {
         Some(Core::Any) => return Ok(()),
         Some(Core::Number(id)) => id,
-        None => match cores.len().checked_sub(back).filter(|_| cores.len() >= 4).and_then(|at| cores.get(at)) {
+        None => match cores.len().checked_sub(back).filter(|_| cores.len() >= 4).and_then(|at| cores.get(at))
+        {
             Some(core) => *core,
             None => return Ok(()),
         },
@@ -132,11 +137,16 @@ pub fn wire(
     Ok(Wire { link, source_mac, destination_mac, source })
 }
 
+/// Packets that the device has dropped instead of sending them since `before` was asked for.
+pub fn dropped_since(device: &str, before: &Link) -> u64 {
+    link(device).map_or(0, |now| now.tx_dropped.saturating_sub(before.tx_dropped))
+}
+
 /// The address that the kernel would send from towards `destination`, if there is a way there.
 pub fn source_towards(destination: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if destination.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect((destination, 9)).ok()?;
+    socket.connect((destination, DISCARD)).ok()?;
     Some(socket.local_addr().ok()?.ip())
 }
 
@@ -151,17 +161,26 @@ fn resolve(device: &str, link: &Link, hop: IpAddr) -> Result<MacAddr, PlaceError
             return Err(PlaceError::NoNeighbour { device: device.to_owned(), hop });
         }
         if tries.is_multiple_of(25) {
-            probe(hop);
+            probe(device, link, hop);
         }
         tries += 1;
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Makes the kernel look for `hop`. Whether the packet itself can be sent does not matter: the deadline speaks.
-fn probe(hop: IpAddr) {
+/// Makes the kernel look for `hop` on `device`. Whether the packet itself can be sent does not matter: the deadline
+/// speaks.
+fn probe(device: &str, link: &Link, hop: IpAddr) {
     let any: IpAddr = if hop.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
-    let _ = UdpSocket::bind((any, 0)).and_then(|socket| socket.send_to(&[0], (hop, 9)));
+    let target = match hop {
+        IpAddr::V4(hop) => SocketAddr::from((hop, DISCARD)),
+        // A link-local gateway is one of its link.
+        IpAddr::V6(hop) => SocketAddrV6::new(hop, DISCARD, 0, link.index).into(),
+    };
+    let _ = UdpSocket::bind((any, 0)).and_then(|socket| {
+        setsockopt(&socket, BindToDevice, &device.into())?;
+        socket.send_to(&[0], target)
+    });
 }
 
 #[cfg(test)]
@@ -190,6 +209,9 @@ mod tests {
     fn what_is_given_is_taken_as_given() {
         let (from, to) = (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]));
         let wire = wire("lo", [127, 0, 0, 9].into(), Some(from), Some(to), None).unwrap();
-        assert_eq!((wire.source_mac, wire.destination_mac, wire.source), (from, to, Some([127, 0, 0, 1].into())));
+        assert_eq!(
+            (wire.source_mac, wire.destination_mac, wire.source),
+            (from, to, Some([127, 0, 0, 1].into()))
+        );
     }
 }

@@ -81,7 +81,11 @@ impl Rate {
     /// # Errors
     /// [`RateError::NoLinkSpeed`] for a percentage where `link_speed` (bits a second) is `None`;
     /// [`RateError::Range`] where less than one packet in a thousand seconds would leave.
-    pub fn packets_per_second(self, mean_frame: f64, link_speed: Option<f64>) -> Result<Option<f64>, RateError> {
+    pub fn packets_per_second(
+        self,
+        mean_frame: f64,
+        link_speed: Option<f64>,
+    ) -> Result<Option<f64>, RateError> {
         let frame = mean_frame + FCS as f64;
         let rate = match self {
             Rate::Unlimited => return Ok(None),
@@ -96,8 +100,8 @@ impl Rate {
     }
 }
 
-/// Nanoseconds that a pacer may be behind and still catch up; what is older is forfeited, so that a stall is
-/// followed by a short burst and not by a flood.
+/// Nanoseconds that a pacer may be behind and still catch up, unless it is told otherwise; what is older is
+/// forfeited, so that a stall is followed by a short burst and not by a flood.
 pub const CATCH_UP_NS: u64 = 2_000_000;
 
 /// Hands out the right to send packets as time passes. Time is an argument.
@@ -106,6 +110,7 @@ pub struct Pacer {
     /// Thousandths of a packet a second; 0 is unlimited.
     millipackets: u64,
     start: u64,
+    catch_up: u64,
     /// Packets released or forfeited so far.
     spent: u64,
     forfeited: u64,
@@ -115,17 +120,24 @@ impl Pacer {
     /// A pacer at `rate` packets a second (`None`: unlimited), whose first packet is due at `start` ns.
     pub fn new(rate: Option<f64>, start: u64) -> Self {
         let millipackets = rate.map_or(0, |rate| ((rate * 1000.0).round() as u64).max(1));
-        Pacer { millipackets, start, spent: 0, forfeited: 0 }
+        Pacer { millipackets, start, catch_up: CATCH_UP_NS, spent: 0, forfeited: 0 }
     }
 
-    /// Packets that may leave at `now`. What has waited longer than [`CATCH_UP_NS`] is forfeited here.
+    /// The same, which may be `catch_up` ns behind.
+    #[must_use]
+    pub fn catching_up(self, catch_up: u64) -> Self {
+        Pacer { catch_up, ..self }
+    }
+
+    /// Packets that may leave at `now`. What has waited longer than the pacer may be behind is forfeited here.
     pub fn due(&mut self, now: u64) -> u64 {
         if self.millipackets == 0 {
             return u64::MAX;
         }
         let Some(elapsed) = now.checked_sub(self.start) else { return 0 };
         let earned = earned(elapsed, self.millipackets);
-        let stale = elapsed.checked_sub(CATCH_UP_NS).map_or(0, |elapsed| self::earned(elapsed, self.millipackets));
+        let stale =
+            elapsed.checked_sub(self.catch_up).map_or(0, |elapsed| self::earned(elapsed, self.millipackets));
         if stale > self.spent {
             // The newest stale packet may still go: at low rates a moment's delay must not lose the only one due.
             let lost = stale - 1 - self.spent;

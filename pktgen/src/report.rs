@@ -78,6 +78,9 @@ pub struct TxReport {
     pub forfeited: u64,
     /// Of `sent`: consumed and lost by the kernel, or never left; contained in `lost`.
     pub lost_at_sender: u64,
+    /// Packets that the device itself dropped meanwhile, warm-up and others' among them: on a veth, those that the
+    /// other end had no room for. Contained in `lost`; not in `lost_at_sender`.
+    pub device_dropped: u64,
     /// Packets before the measurement.
     pub warmup_sent: u64,
     /// Frame sizes in use, frame check sequence included.
@@ -203,7 +206,9 @@ impl Report {
     /// `rx` brings the engine's own fields.
     pub fn judge(&mut self, meter: &Meter, sent: Option<&[StreamTally]>, rx: RxReport) {
         let mut all = latency_histogram();
-        let numbers = sent.map_or(0, <[StreamTally]>::len).max(meter.streams().last().map_or(0, |(n, _)| usize::from(n) + 1));
+        let numbers = sent
+            .map_or(0, <[StreamTally]>::len)
+            .max(meter.streams().last().map_or(0, |(n, _)| usize::from(n) + 1));
         let unseen = StreamMeter::default();
         let mut from_future = 0;
         for number in 0..numbers as u16 {
@@ -245,20 +250,43 @@ impl Report {
             text: format!(
                 "sent {sent_total} = received {received} + lost {lost}; frames seen {} = received {received} + duplicates {} \
                  + beyond window {} + foreign {} + other run {} + corrupt {} + warm-up {}",
-                rx.frames, rx.duplicates, rx.beyond_window, rx.foreign, rx.other_run, rx.corrupt, rx.warmup_received
+                rx.frames,
+                rx.duplicates,
+                rx.beyond_window,
+                rx.foreign,
+                rx.other_run,
+                rx.corrupt,
+                rx.warmup_received
             ),
         });
         let lost_percent = if sent_total == 0 { 0.0 } else { lost as f64 * 100.0 / sent_total as f64 };
-        self.loss = Some(LossReport { sent: sent_total, received, lost, lost_percent, exact: sent.is_some() });
+        self.loss =
+            Some(LossReport { sent: sent_total, received, lost, lost_percent, exact: sent.is_some() });
         self.latency_ns = LatencyReport::new(&all);
         self.run_id = self.run_id.or(meter.run());
         if from_future > 0 {
-            self.notes.push(format!("{from_future} packets carry a send time in the receiver's future: another machine's clock?"));
+            self.notes.push(format!(
+                "{from_future} packets carry a send time in the receiver's future: another machine's clock?"
+            ));
         }
         if sent.is_none() {
-            self.notes.push("sent is inferred from the highest number of each stream: a loss at the very end is not seen".into());
+            self.notes.push(
+                "sent is inferred from the highest number of each stream: a loss at the very end is not seen"
+                    .into(),
+            );
         }
         self.rx = Some(rx);
+    }
+
+    /// What is lost, in percent of what was sent: all of it where nothing came at all. Of a sender alone, what never
+    /// left it.
+    pub fn lost_percent(&self) -> f64 {
+        match (&self.loss, &self.tx) {
+            (Some(loss), _) if loss.received == 0 => 100.0,
+            (Some(loss), _) => loss.lost_percent,
+            (None, Some(tx)) => tx.lost_at_sender as f64 * 100.0 / tx.sent.max(1) as f64,
+            (None, None) => 0.0,
+        }
     }
 
     /// Writes the report to `out`.
@@ -303,7 +331,12 @@ impl Report {
 
     fn write_table(&self, out: &mut impl Write) -> io::Result<()> {
         let run = self.run_id.map_or(String::new(), |run| format!("  run {run}"));
-        writeln!(out, "pktgen {}{run}{}", self.command, if self.interrupted { "  (interrupted)" } else { "" })?;
+        writeln!(
+            out,
+            "pktgen {}{run}{}",
+            self.command,
+            if self.interrupted { "  (interrupted)" } else { "" }
+        )?;
         if let Some(tx) = &self.tx {
             write_tx(out, tx)?;
         }
@@ -312,11 +345,19 @@ impl Report {
         }
         if let Some(loss) = &self.loss {
             let inferred = if loss.exact { "" } else { "  (sent is inferred)" };
-            writeln!(out, "  lost           {} of {} ({:.4} %){inferred}", loss.lost, loss.sent, loss.lost_percent)?;
+            writeln!(
+                out,
+                "  lost           {} of {} ({:.4} %){inferred}",
+                loss.lost, loss.sent, loss.lost_percent
+            )?;
         }
         if let Some(l) = &self.latency_ns {
             let [min, p50, p90, p99, p99_9, max] = [l.min, l.p50, l.p90, l.p99, l.p99_9, l.max].map(time);
-            writeln!(out, "  latency        min {min}  p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p99_9}  max {max}  ({} samples)", l.samples)?;
+            writeln!(
+                out,
+                "  latency        min {min}  p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p99_9}  max {max}  ({} samples)",
+                l.samples
+            )?;
         }
         if self.streams.len() > 1 {
             write_streams(out, &self.streams)?;
@@ -326,6 +367,21 @@ impl Report {
             writeln!(out, "  conservation   {verdict}: {}", conservation.text)?;
         }
         self.notes.iter().try_for_each(|note| writeln!(out, "  note           {note}"))
+    }
+}
+
+impl TxReport {
+    /// What the reader should know of it, in words.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.lost_at_sender > 0 {
+            notes.push(format!("{} packets never left the sender; they count as lost", self.lost_at_sender));
+        }
+        if let (1.., Some(device)) = (self.device_dropped, &self.device) {
+            let count = self.device_dropped;
+            notes.push(format!("{count} packets were dropped by {device} itself: the other end had no room"));
+        }
+        notes
     }
 }
 
@@ -388,9 +444,14 @@ fn write_tx(out: &mut impl Write, tx: &TxReport) -> io::Result<()> {
     writeln!(out, "  sender         {}", end(&tx.engine, &tx.device, &tx.netns, &tx.mode))?;
     let packets = tx.asked_packets.map_or(String::new(), |packets| format!(", {packets} packets"));
     writeln!(out, "  asked          {}{packets}", tx.asked_rate)?;
-    let rates = format!("{} pps, {}bit/s in {:.3} s", scaled(tx.pps), scaled(tx.bps), tx.seconds);
+    let rates = format!("{}pps, {}bit/s in {:.3} s", scaled(tx.pps), scaled(tx.bps), tx.seconds);
     writeln!(out, "  offered        {} packets, {rates}", tx.sent)?;
-    for (name, count) in [("forfeited", tx.forfeited), ("lost at sender", tx.lost_at_sender), ("warm-up", tx.warmup_sent)] {
+    for (name, count) in [
+        ("forfeited", tx.forfeited),
+        ("lost at sender", tx.lost_at_sender),
+        ("device drops", tx.device_dropped),
+        ("warm-up", tx.warmup_sent),
+    ] {
         if count > 0 {
             writeln!(out, "  {name:<14} {count} packets")?;
         }
@@ -400,9 +461,10 @@ fn write_tx(out: &mut impl Write, tx: &TxReport) -> io::Result<()> {
 
 fn write_rx(out: &mut impl Write, rx: &RxReport) -> io::Result<()> {
     writeln!(out, "  receiver       {}", end(&rx.engine, &rx.device, &rx.netns, &rx.mode))?;
-    writeln!(out, "  received       {} packets, {} pps in {:.3} s", rx.received, scaled(rx.pps), rx.seconds)?;
+    writeln!(out, "  received       {} packets, {}pps in {:.3} s", rx.received, scaled(rx.pps), rx.seconds)?;
     writeln!(out, "  duplicates     {}", rx.duplicates)?;
-    let distance = if rx.reordered > 0 { format!(" (by up to {})", rx.max_reorder_distance) } else { String::new() };
+    let distance =
+        if rx.reordered > 0 { format!(" (by up to {})", rx.max_reorder_distance) } else { String::new() };
     writeln!(out, "  reordered      {}{distance}", rx.reordered)?;
     let seldom = [
         ("beyond window", rx.beyond_window),
@@ -423,11 +485,15 @@ fn write_rx(out: &mut impl Write, rx: &RxReport) -> io::Result<()> {
 const STREAMS_SHOWN: usize = 16;
 
 fn write_streams(out: &mut impl Write, streams: &[StreamReport]) -> io::Result<()> {
-    writeln!(out, "  stream       sent   received       lost  dup  reord        p50        p99      p99.9        max")?;
+    writeln!(
+        out,
+        "  stream       sent   received       lost  dup  reord        p50        p99      p99.9        max"
+    )?;
     for s in streams.iter().take(STREAMS_SHOWN) {
         let l = s.latency_ns.as_ref();
         let [p50, p99, p99_9, max] =
-            [l.map(|l| l.p50), l.map(|l| l.p99), l.map(|l| l.p99_9), l.map(|l| l.max)].map(|ns| ns.map_or("-".into(), time));
+            [l.map(|l| l.p50), l.map(|l| l.p99), l.map(|l| l.p99_9), l.map(|l| l.max)]
+                .map(|ns| ns.map_or("-".into(), time));
         writeln!(
             out,
             "  {:>6} {:>10} {:>10} {:>10} {:>4} {:>6} {p50:>10} {p99:>10} {p99_9:>10} {max:>10}",
@@ -503,9 +569,32 @@ mod tests {
         assert_eq!(report.loss, Some(loss));
         assert!(report.conservation.as_ref().unwrap().holds);
         let rx = report.rx.as_ref().unwrap();
-        assert_eq!((rx.duplicates, rx.reordered, rx.max_reorder_distance, rx.foreign, rx.frames), (1, 1, 1, 1, 6));
+        assert_eq!(
+            (rx.duplicates, rx.reordered, rx.max_reorder_distance, rx.foreign, rx.frames),
+            (1, 1, 1, 1, 6)
+        );
         assert_eq!((report.streams[1].sent, report.streams[1].lost), (2, 2));
         assert!(text(&report, Form::Table).contains("lost           4 of 8 (50.0000 %)"));
+    }
+
+    #[test]
+    fn nothing_received_is_all_lost_and_a_sender_alone_loses_what_never_left() {
+        let mut report = Report::new("receive", false);
+        report.judge(&Meter::new(None), None, RxReport::default());
+        assert_eq!(report.lost_percent(), 100.0);
+        let mut report = Report::new("send", false);
+        assert_eq!(report.lost_percent(), 0.0);
+        let tx = TxReport {
+            sent: 200,
+            lost_at_sender: 3,
+            device_dropped: 2,
+            device: Some("v".into()),
+            ..TxReport::default()
+        };
+        assert_eq!(tx.notes().len(), 2);
+        report.tx = Some(tx);
+        assert_eq!(report.lost_percent(), 1.5);
+        assert!(text(&report, Form::Table).contains("device drops   2 packets"));
     }
 
     #[test]
@@ -534,7 +623,10 @@ mod tests {
         let mut report = Report::new("run", true);
         report.judge(&meter, Some(&tallies), RxReport::default());
         let json: serde_json::Value = serde_json::from_str(&text(&report, Form::Json)).unwrap();
-        for field in "schema command run_id interrupted clock tx rx loss latency_ns conservation streams notes".split(' ') {
+        for field in
+            "schema command run_id interrupted clock tx rx loss latency_ns conservation streams notes"
+                .split(' ')
+        {
             assert!(json.get(field).is_some(), "{field}");
         }
         assert_eq!(json["latency_ns"]["samples"], 4);

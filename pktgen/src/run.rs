@@ -14,12 +14,13 @@ use crate::engine::{EngineError, Receiver, Sender, xdp};
 use crate::flow::{AddressRange, MacAddr};
 use crate::locate::Look;
 use crate::meter::Meter;
+use crate::netlink::Link;
 use crate::options::{
-    LoadOptions, OptionsError, ReceiveOptions, RunOptions, RxEngine, RxOptions, SendOptions, TrafficOptions, TxEngine,
-    TxOptions,
+    LoadOptions, OptionsError, ReceiveOptions, RunOptions, RxEngine, RxOptions, SendOptions, TrafficOptions,
+    TxEngine, TxOptions,
 };
 use crate::place::{self, Role};
-use crate::progress;
+use crate::progress::{self, Ends};
 use crate::rate::FCS;
 use crate::report::{Report, RxReport, TxReport, per_second, seconds_between};
 use crate::traffic::Traffic;
@@ -80,9 +81,15 @@ pub fn run(options: &RunOptions, shared: &Shared) -> Result<Report, Failure> {
     let (sent, received) = thread::scope(|scope| {
         let (ready, wait) = mpsc::channel();
         let receiver = scope.spawn(|| {
-            let end = receiving_end(rx_engine, &rx_options, traffic.run_id, family, shared, Some(ready), |meter, now| {
-                shared.is_drained(meter, now, options.drain)
-            });
+            let end = receiving_end(
+                rx_engine,
+                &rx_options,
+                traffic.run_id,
+                family,
+                shared,
+                Some(ready),
+                |meter, now| shared.is_drained(meter, now, options.drain),
+            );
             if end.is_err() {
                 shared.stop();
             }
@@ -97,7 +104,9 @@ pub fn run(options: &RunOptions, shared: &Shared) -> Result<Report, Failure> {
             shared.end_sending();
             end
         });
-        progress::watch(shared, options.output.progress, || sender.is_finished() && receiver.is_finished());
+        progress::watch(shared, Ends::Both, options.output.progress, || {
+            sender.is_finished() && receiver.is_finished()
+        });
         (join(sender).map(Some), join(receiver))
     });
     let sent = sent.map_err(Failure::of("sender"));
@@ -122,7 +131,7 @@ pub fn send(options: &SendOptions, shared: &Shared) -> Result<Report, Failure> {
     let traffic = numbered(&options.traffic);
     let sent = thread::scope(|scope| {
         let sender = scope.spawn(|| sending_end(engine, &options.tx, &traffic, &options.load, shared));
-        progress::watch(shared, options.output.progress, || sender.is_finished());
+        progress::watch(shared, Ends::Sender, options.output.progress, || sender.is_finished());
         join(sender)
     });
     let sent = sent.map_err(Failure::of("sender"))?;
@@ -145,15 +154,19 @@ pub fn receive(options: &ReceiveOptions, shared: &Shared) -> Result<Report, Fail
         limit.is_some_and(|limit| u128::from(now.saturating_sub(since)) >= limit.as_nanos())
     };
     let received = thread::scope(|scope| {
+        let (ready, wait) = mpsc::channel();
         let receiver = scope.spawn(|| {
-            receiving_end(engine, &options.rx, options.run_id, None, shared, None, |meter, now| {
+            receiving_end(engine, &options.rx, options.run_id, None, shared, Some(ready), |meter, now| {
                 shared.stopping()
                     || over(options.duration, start, now)
                     || options.count.is_some_and(|count| meter.received >= count)
                     || meter.last.is_some_and(|last| over(options.idle, last, now))
             })
         });
-        progress::watch(shared, options.output.progress, || receiver.is_finished());
+        if wait.recv().is_ok() {
+            progress::ready();
+        }
+        progress::watch(shared, Ends::Receiver, options.output.progress, || receiver.is_finished());
         join(receiver)
     });
     let received = received.map_err(Failure::of("receiver"))?;
@@ -172,11 +185,11 @@ impl SentEnd {
     fn notes(&self) -> Vec<String> {
         let raised = self.traffic.raised().iter();
         let mut notes: Vec<_> = raised
-            .map(|(asked, made)| format!("frames of {asked} bytes were raised to {made}: headers and stamp need it"))
+            .map(|(asked, made)| {
+                format!("frames of {asked} bytes were raised to {made}: headers and stamp need it")
+            })
             .collect();
-        if self.report.lost_at_sender > 0 {
-            notes.push(format!("{} packets never left the sender; they count as lost", self.report.lost_at_sender));
-        }
+        notes.extend(self.report.notes());
         notes
     }
 }
@@ -197,7 +210,7 @@ fn sending_end(
 ) -> Result<SentEnd, EngineError> {
     place::enter(tx.tx_netns.as_deref())?;
     place::pin(tx.tx_core, Role::Sender)?;
-    let (mut sender, mut traffic, mode) = open_sender(engine, tx, options)?;
+    let Opened { mut sender, mut traffic, mode, link } = open_sender(engine, tx, options)?;
     let load = Load {
         rate: load.packets_per_second(traffic.mean_frame())?,
         limit: load.limit(),
@@ -207,11 +220,14 @@ fn sending_end(
     let result = transmit(&mut *sender, &mut traffic, &load, shared);
     let lost_at_sender = sender.close();
     let sent = result?;
+    let device_dropped =
+        link.zip(tx.tx_device.as_deref()).map_or(0, |(link, name)| place::dropped_since(name, &link));
     let report = TxReport {
         asked_rate: load.rate.map_or("max".into(), |rate| format!("{rate}pps")),
         asked_pps: load.rate,
         asked_packets: load.asked(),
         lost_at_sender,
+        device_dropped,
         frame_sizes: traffic.sizes(),
         ..sent_report(engine, tx, mode, &sent)
     };
@@ -237,19 +253,25 @@ pub(crate) fn sent_report(engine: TxEngine, tx: &TxOptions, mode: String, sent: 
     }
 }
 
+/// A sender that is ready.
+struct Opened {
+    sender: Box<dyn Sender>,
+    traffic: Traffic,
+    mode: String,
+    /// Its device as it was before the first packet, where the engine has one.
+    link: Option<Link>,
+}
+
 /// Opens the engine in the calling thread's network namespace, with the traffic that suits the wire there.
-fn open_sender(
-    engine: TxEngine,
-    tx: &TxOptions,
-    options: &TrafficOptions,
-) -> Result<(Box<dyn Sender>, Traffic, String), EngineError> {
+fn open_sender(engine: TxEngine, tx: &TxOptions, options: &TrafficOptions) -> Result<Opened, EngineError> {
     if engine == TxEngine::Socket {
         let source = place::source_towards(options.dst_ip.first());
+        let no_way =
+            || OptionsError::Missing { flag: "--src-ip", why: "where there is no route to --dst-ip" };
+        let sources = options.src_ip.or(source.map(AddressRange::from)).ok_or_else(no_way)?;
         let traffic = options.traffic(source, (MacAddr([0; 6]), MacAddr([0; 6])))?;
-        let no_way = || OptionsError::Missing { flag: "--src-ip", why: "where there is no route to --dst-ip" };
-        let source = options.src_ip.or(source.map(AddressRange::from)).ok_or_else(no_way)?;
-        let sender = SocketSender::open(&options.draw(source)?, options.ttl)?;
-        return Ok((Box::new(sender), traffic, "kernel UDP".into()));
+        let sender = Box::new(SocketSender::open(&options.draw(sources)?, options.ttl)?);
+        return Ok(Opened { sender, traffic, mode: "kernel UDP".into(), link: None });
     }
     let missing = OptionsError::Missing { flag: "--tx-device", why: "by the engines xdp and live" };
     let device = tx.tx_device.as_deref().ok_or(missing)?;
@@ -263,18 +285,22 @@ fn open_sender(
     check_mtu(&traffic, device, wire.link.mtu)?;
     if engine == TxEngine::Live {
         let flows = u16::try_from(options.flows).unwrap_or(u16::MAX);
-        let sender = LiveSender::open(device, flows)?;
-        return Ok((Box::new(sender), traffic, "XDP live frames, no UDP checksum".into()));
+        let sender = Box::new(LiveSender::open(device, flows)?);
+        let mode = "XDP live frames, no UDP checksum".into();
+        return Ok(Opened { sender, traffic, mode, link: Some(wire.link) });
     }
     let (sender, mode) = xdp::sender(device, tx.tx_queue)?;
-    Ok((Box::new(sender), traffic, mode))
+    Ok(Opened { sender: Box::new(sender), traffic, mode, link: Some(wire.link) })
 }
 
 fn check_mtu(traffic: &Traffic, device: &str, mtu: u32) -> Result<(), OptionsError> {
     match traffic.sizes().last() {
         Some(size) if size - FCS - ETHERNET > mtu as usize => Err(OptionsError::Impossible {
             flag: "--size",
-            why: format!("frames of {size} bytes carry {} of IP; {device} has an MTU of {mtu}", size - FCS - ETHERNET),
+            why: format!(
+                "frames of {size} bytes carry {} of IP; {device} has an MTU of {mtu}",
+                size - FCS - ETHERNET
+            ),
         }),
         _ => Ok(()),
     }

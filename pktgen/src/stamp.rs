@@ -12,7 +12,8 @@
 //! Eighteen bytes are what a 64-byte Ethernet frame has to give: 64 − 4 (FCS) − 14 − 20 (IPv4) − 8 (UDP or ICMP).
 //! Hence the 48-bit fields. A sequence number reaches 2^48 after 32 days at 100 million packets a second; the
 //! sender stops there, so that no number ever wraps. A send time is the low 48 bits of `CLOCK_MONOTONIC` in
-//! nanoseconds; a latency is therefore right up to 39 hours, and anything beyond counts as "from the future".
+//! nanoseconds; a latency is therefore right up to 39 hours, and anything beyond counts as "from the future". A send
+//! time of 0 ([`UNTIMED`]) says that there is none: packets of a capture are sent whenever it is replayed.
 
 /// Bytes of a stamp.
 pub const STAMP_LEN: usize = 18;
@@ -22,6 +23,9 @@ pub const MAX_STREAMS: usize = 1024;
 
 /// Sequence numbers are smaller than this.
 pub const MAX_SEQUENCE: u64 = 1 << 48;
+
+/// The send time of a packet that carries none.
+pub const UNTIMED: u64 = 0;
 
 const MAGIC: u16 = 0x504b;
 const LOW_48: u64 = (1 << 48) - 1;
@@ -64,7 +68,9 @@ impl Stamp {
     pub fn from_payload(payload: &[u8]) -> Option<Stamp> {
         let bytes: &[u8; STAMP_LEN] = payload.first_chunk()?;
         let short = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-        let long = |at: usize| u64::from(short(at)) << 32 | u64::from(short(at + 2)) << 16 | u64::from(short(at + 4));
+        let long = |at: usize| {
+            u64::from(short(at)) << 32 | u64::from(short(at + 2)) << 16 | u64::from(short(at + 4))
+        };
         if short(0) != MAGIC {
             return None;
         }

@@ -38,7 +38,9 @@ pub enum TrafficError {
     #[error(transparent)]
     Flow(#[from] FlowError),
     /// Streams out of range.
-    #[error("{streams} streams: the count must be between 1 and {MAX_STREAMS}, and not above the {flows} flows")]
+    #[error(
+        "{streams} streams: the count must be between 1 and {MAX_STREAMS}, and not above the {flows} flows"
+    )]
     Streams {
         /// What was asked for.
         streams: usize,
@@ -86,8 +88,8 @@ impl Traffic {
     /// Prepares the packets of `spec` under the run number `run`.
     ///
     /// # Errors
-    /// [`TrafficError`] where `spec` does not keep what its fields promise or a size is too small. Only the
-    /// Internet mix raises its smallest frames instead ([`raised`](Self::raised)).
+    /// [`TrafficError`] where `spec` does not keep what its fields promise or a size is too small. Only sizes that
+    /// [may be](SizeMix::may_be_raised) are raised instead ([`raised`](Self::raised)).
     pub fn new(spec: &TrafficSpec, run: u16) -> Result<Self, TrafficError> {
         let v6 = match spec.flows.first() {
             Some(first) if spec.flows.len() <= MAX_FLOWS => first.source.is_ipv6(),
@@ -106,7 +108,7 @@ impl Traffic {
             for (size, size_weight) in spec.sizes.entries() {
                 let asked = usize::from(*size);
                 let minimum = spec.headers.minimum(*protocol, v6);
-                let size = if spec.sizes.is_imix() { asked.max(minimum) } else { asked };
+                let size = if spec.sizes.may_be_raised() { asked.max(minimum) } else { asked };
                 if size != asked {
                     raised.push((asked, size));
                 }
@@ -191,7 +193,8 @@ impl Traffic {
     #[inline]
     #[must_use]
     pub fn write(&self, plan: &Plan, now: u64, out: &mut [u8]) -> bool {
-        let (Some(template), Some(flow)) = (self.templates.get(plan.template), self.flows.get(plan.flow)) else {
+        let (Some(template), Some(flow)) = (self.templates.get(plan.template), self.flows.get(plan.flow))
+        else {
             return false;
         };
         template.write(flow, &Stamp { sent: now, ..plan.stamp }, out)
@@ -221,14 +224,19 @@ impl Traffic {
         &self.tallies
     }
 
-    /// Frames of the Internet mix that had to be raised: asked and made, both with frame check sequence.
+    /// Frames that had to be raised: asked and made, both with frame check sequence.
     pub fn raised(&self) -> &[(usize, usize)] {
         &self.raised
     }
 
     /// Mean frame length over the pattern, frame check sequence not included.
     pub fn mean_frame(&self) -> f64 {
-        let total: usize = self.pattern.iter().filter_map(|kind| self.templates.get(usize::from(*kind))).map(Template::len).sum();
+        let total: usize = self
+            .pattern
+            .iter()
+            .filter_map(|kind| self.templates.get(usize::from(*kind)))
+            .map(Template::len)
+            .sum();
         total as f64 / self.pattern.len() as f64
     }
 

@@ -51,17 +51,13 @@ impl ErrorKind {
 }
 
 /// Whether a packet may be answered by an error (RFC 1122, section 3.2.2; RFC 4443, section 2.4(e)): not an error, a
-/// redirect, a later fragment, or what was sent to many or from nobody.
+/// redirect, a later fragment, or what was sent to many, to nobody or from nobody.
 pub fn may_answer(parsed: &Parsed, frame: &[u8]) -> bool {
     if parsed.fragment & FRAGMENT_LATER != 0 || frame.first().is_none_or(|first| first & 1 != 0) {
         return false;
     }
-    let to_many = match parsed.dst() {
-        IpAddr::V4(dst) => dst.is_multicast() || dst.is_broadcast(),
-        IpAddr::V6(dst) => dst.is_multicast(),
-    };
-    let from_nobody = parsed.src().is_unspecified() || parsed.src().is_multicast();
-    !to_many && !from_nobody && !is_error(parsed, frame)
+    // An answer may come from what the packet was sent to: that must be somebody's address, too.
+    parse::may_be_hosts(parsed.dst()) && parse::may_be_hosts(parsed.src()) && !is_error(parsed, frame)
 }
 
 /// Any ICMP error or redirect, those that we make nothing of as well.

@@ -268,6 +268,16 @@ const fn source_may_send(first_octet: u8) -> bool {
     !matches!(first_octet, 0 | 127 | 224..=239)
 }
 
+/// Whether a host may have the address, and so send from it and be sent to: what [`parse`] holds sources against.
+pub fn may_be_hosts(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => source_may_send(v4.octets()[0]) && !v4.is_broadcast(),
+        IpAddr::V6(v6) => {
+            !v6.is_multicast() && !v6.is_unspecified() && !v6.is_loopback() && v6.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
 /// Whether TCP flags make sense: a SYN neither ends nor resets, and something must be said.
 #[inline(always)]
 fn flags_can_be(flags: u8) -> bool {

@@ -7,8 +7,9 @@ use afxdp_driver::live::{LiveError, LiveFrames};
 use super::{EngineError, Sender, Taken};
 use crate::traffic::Traffic;
 
-/// Packets in one call to the kernel: some milliseconds at full speed, and enough to pay for the call's setup.
-const CALL: u64 = 8192;
+/// Packets in one call to the kernel at most: a tenth of a second at full speed, so that what a call costs by itself
+/// (see [`catch_up`](Sender::catch_up)) is the lesser part.
+const CALL: u64 = 1 << 18;
 
 /// Frames of one kernel batch.
 const KERNEL_BATCH: u32 = 64;
@@ -39,6 +40,11 @@ impl Sender for LiveSender {
         CALL
     }
 
+    /// A call to the kernel costs some 30 ms to begin and to end, whatever it sends: a paced load goes out in bursts.
+    fn catch_up(&self) -> u64 {
+        100_000_000
+    }
+
     fn send(&mut self, traffic: &mut Traffic, count: u64) -> Result<Taken, EngineError> {
         let Some(plan) = traffic.plan_run(count) else { return Ok(Taken::default()) };
         self.packet.resize(traffic.frame_len(&plan), 0);
@@ -50,7 +56,8 @@ impl Sender for LiveSender {
             });
         };
         self.frames.set_sequence(plan.stamp.sequence);
-        let result = self.frames.run(&self.packet, stamp_at + SEQUENCE_IN_STAMP, self.flows, count, KERNEL_BATCH);
+        let result =
+            self.frames.run(&self.packet, stamp_at + SEQUENCE_IN_STAMP, self.flows, count, KERNEL_BATCH);
         let sent = *result.as_ref().unwrap_or(&0);
         traffic.unsent(&plan, count.saturating_sub(sent));
         result.map_err(refused)?;

@@ -16,6 +16,7 @@ use afxdp_driver::{PoolError, PortError};
 use crate::meter::Meter;
 use crate::options::OptionsError;
 use crate::place::PlaceError;
+use crate::rate::CATCH_UP_NS;
 use crate::traffic::Traffic;
 
 pub mod live;
@@ -37,6 +38,11 @@ pub trait Sender {
     /// Packets that one call to [`send`](Self::send) takes at most.
     fn batch(&self) -> u64 {
         afxdp_driver::BATCH_SIZE as u64
+    }
+
+    /// Nanoseconds that the sender may be behind its rate and still catch up.
+    fn catch_up(&self) -> u64 {
+        CATCH_UP_NS
     }
 
     /// Takes up to `count` packets from `traffic` and sends them, as many as there is room for now.

@@ -29,6 +29,30 @@ impl<P: PacketIo> PortSender<P> {
         PortSender { port, pool, pending: Batch::new() }
     }
 
+    /// Sends one frame as it is. False where there is no room for it at the moment, or it is longer than a chunk.
+    ///
+    /// # Errors
+    /// [`EngineError`] where the engine cannot go on.
+    pub fn send_frame(&mut self, bytes: &[u8]) -> Result<bool, EngineError> {
+        if self.pending.is_full() {
+            self.push()?;
+        }
+        let frame = if self.pending.is_full() { None } else { self.pool.alloc() };
+        let Some(mut frame) = frame else {
+            self.push()?;
+            return Ok(false);
+        };
+        if !frame.fill(bytes) {
+            self.pool.free(frame);
+            return Ok(false);
+        }
+        self.pending.push(frame);
+        if self.pending.is_full() {
+            self.push()?;
+        }
+        Ok(true)
+    }
+
     fn push(&mut self) -> Result<(), EngineError> {
         self.port.send(&mut self.pool, &mut self.pending);
         if self.port.in_flight() > 0 {
@@ -95,9 +119,14 @@ pub struct PortReceiver<P> {
 
 impl<P: PacketIo> PortReceiver<P> {
     /// A receiver from `ports`, which all get their frames from `pool`; `overflow` says of a port how many frames
-    /// it had no room for.
-    pub fn new(ports: Vec<P>, pool: FramePool, look: Look, overflow: fn(&P) -> u64) -> Self {
-        PortReceiver { ports, pool, batch: Batch::new(), look, overflow }
+    /// it had no room for. From here on, what comes has a place.
+    pub fn new(mut ports: Vec<P>, mut pool: FramePool, look: Look, overflow: fn(&P) -> u64) -> Self {
+        let mut batch = Batch::new();
+        for port in &mut ports {
+            // Receives nothing, and gives the kernel chunks to receive into.
+            port.receive(&mut pool, &mut batch, 0);
+        }
+        PortReceiver { ports, pool, batch, look, overflow }
     }
 }
 

@@ -63,7 +63,9 @@ impl SocketSender {
         let Some(socket) = run.first().and_then(|(flow, ..)| self.sockets.get(*flow)) else { return };
         let payloads: Vec<[IoSlice<'_>; 1]> = run
             .iter()
-            .map(|(_, buffer, len)| self.buffers.get(*buffer).and_then(|buffer| buffer.get(..*len)).unwrap_or_default())
+            .map(|(_, buffer, len)| {
+                self.buffers.get(*buffer).and_then(|buffer| buffer.get(..*len)).unwrap_or_default()
+            })
             .map(|payload| [IoSlice::new(payload)])
             .collect();
         let nowhere = [None::<()>; BATCH];
@@ -88,7 +90,9 @@ impl Sender for SocketSender {
         let mut taken = Taken::default();
         let mut batch = std::mem::take(&mut self.batch);
         let now = monotonic_ns();
-        for (index, buffer) in self.buffers.iter_mut().enumerate().take(usize::try_from(count).unwrap_or(BATCH)) {
+        for (index, buffer) in
+            self.buffers.iter_mut().enumerate().take(usize::try_from(count).unwrap_or(BATCH))
+        {
             let Some(plan) = traffic.plan() else { break };
             batch.push((plan.flow, index, traffic.write_payload(&plan, now, buffer)));
             taken.packets += 1;
@@ -144,7 +148,8 @@ impl SocketReceiver {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> =
                 buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
             let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
-            match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
+            match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)
+            {
                 Ok(messages) => messages.map(|message| message.bytes).collect(),
                 // A refused connection is news of a packet sent from here: nothing to receive.
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => return Ok(0),
@@ -153,7 +158,8 @@ impl SocketReceiver {
         };
         let now = monotonic_ns();
         for (buffer, len) in buffers.iter().zip(&lens) {
-            let found = buffer.get(..*len).and_then(Stamp::from_payload).map_or(Found::Foreign, Found::Stamped);
+            let found =
+                buffer.get(..*len).and_then(Stamp::from_payload).map_or(Found::Foreign, Found::Stamped);
             meter.observe(found, now, *len);
         }
         Ok(lens.len())
@@ -182,7 +188,11 @@ impl Receiver for SocketReceiver {
             .into_iter()
             .filter_map(|name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).ok())
             .collect();
-        self.sockets.iter().filter_map(inode).map(|inode| tables.iter().map(|table| drops(table, inode)).sum::<u64>()).sum()
+        self.sockets
+            .iter()
+            .filter_map(inode)
+            .map(|inode| tables.iter().map(|table| drops(table, inode)).sum::<u64>())
+            .sum()
     }
 
     fn close(self: Box<Self>) {}
@@ -211,7 +221,13 @@ fn listen(local: SocketAddr) -> Result<UdpSocket, EngineError> {
 }
 
 /// Asks for a buffer of `bytes`; without the privilege, for as much as the system's limit allows.
-fn enlarge<F, P>(socket: &UdpSocket, force: F, plain: P, bytes: usize, local: SocketAddr) -> Result<(), EngineError>
+fn enlarge<F, P>(
+    socket: &UdpSocket,
+    force: F,
+    plain: P,
+    bytes: usize,
+    local: SocketAddr,
+) -> Result<(), EngineError>
 where
     F: SetSockOpt<Val = usize>,
     P: SetSockOpt<Val = usize>,

@@ -39,7 +39,8 @@ pub fn sender(device: &str, queue: u32) -> Result<(PortSender<AfXdpPort>, String
     let pool = FramePool::umem(2 * TX_RING as usize, HugePages::Prefer)?;
     let config = AttachConfig { queue, tx_ring: TX_RING, rx_ring: 64, fill: 1, ..base(device) };
     let umem = pool.umem_handle().ok_or_else(no_umem)?;
-    let port = AfXdpPort::send_only(&config, &umem).map_err(|error| refused("attaching for sending", &error))?;
+    let port =
+        AfXdpPort::send_only(&config, &umem).map_err(|error| refused("attaching for sending", &error))?;
     let copy = if port.mode().zero_copy { "zero-copy" } else { "copy" };
     Ok((PortSender::new(port, pool), format!("send only, no XDP program, {copy}")))
 }
@@ -85,10 +86,11 @@ pub fn receiver(
     Ok((PortReceiver::new(ports, pool, look, overflow), described))
 }
 
-/// What the kernel had no room for on a port, and what was too long for a chunk.
+/// What the kernel had no room for on a port, and what was too long for a chunk. A packet that finds the fill ring
+/// empty counts as dropped too.
 fn overflow(port: &AfXdpPort) -> u64 {
     let kernel = port.kernel_stats().unwrap_or_default();
-    kernel.rx_dropped + kernel.rx_ring_full + kernel.rx_fill_ring_empty_descs + port.counters().rx_oversize
+    kernel.rx_dropped + kernel.rx_ring_full + port.counters().rx_oversize
 }
 
 fn base(device: &str) -> AttachConfig {
@@ -100,5 +102,8 @@ fn refused(operation: &'static str, error: &dyn std::error::Error) -> EngineErro
 }
 
 fn no_umem() -> EngineError {
-    EngineError::Driver { operation: "registering packet memory", reason: "the driver gave no handle for it".into() }
+    EngineError::Driver {
+        operation: "registering packet memory",
+        reason: "the driver gave no handle for it".into(),
+    }
 }

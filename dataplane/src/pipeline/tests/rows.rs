@@ -1,6 +1,7 @@
 //! A packet and the reason it ends by: a row for every reason, in both families where both make sense.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::cluster::*;
 use super::fixture::{Outcome, Rig, SIZES, Sizes};
@@ -298,6 +299,7 @@ fn tunnel_rows(v6: bool) -> Vec<Row> {
 /// What the tables say.
 fn judged_rows(v6: bool) -> Vec<Row> {
     let to = |dst: Host, port| segment((P1.at(v6), 40_000), (dst.at(v6), port)).entering(POD1);
+    let loopback: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
     let damaged = |mut frame: Vec<u8>| {
         *frame.last_mut().unwrap() ^= 1;
         frame
@@ -354,6 +356,7 @@ fn judged_rows(v6: bool) -> Vec<Row> {
         } else {
             |rig| one_masqueraded_flow(rig, false)
         }),
+        row(NoRoute, "to loopback", POD1, segment((P1.at(v6), 40_000), (loopback, 80)).entering(POD1)),
         answered(NoRoute, "a free address of this node", POD1, to(NOBODY, 80)),
         answered(NoRoute, "a Service address that is none", POD1, to(NO_SERVICE, 80)),
         answered(

@@ -1,0 +1,99 @@
+//! The binary without root and without a device: what is refused, how, and what a capture holds.
+
+// Helpers of tests fail as tests do: clippy knows only functions that are tests themselves.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod lab;
+
+use std::fs::File;
+use std::io::BufReader;
+
+use afxdp_driver::pcap::PcapReader;
+use lab::{file, pktgen};
+
+#[test]
+fn what_cannot_be_kept_is_refused_with_the_flags_name_and_exit_code_2() {
+    let rows = [
+        ("run --dst-ip 10.0.0.1", "--tx-device"),
+        ("run --dst-ip 10.0.0.1 --tx-device v", "--rx-device"),
+        ("run --dst-ip 10.0.0.1 --tx-device v --rx-device v", "--rx-device"),
+        ("run --tx-device v --rx-device w", "--dst-ip"),
+        ("run --engine socket --dst-ip 10.0.0.1 --protocol tcp --size 128", "--protocol"),
+        ("run --engine warp --dst-ip 10.0.0.1", "--engine"),
+        ("send --tx-device v --dst-ip here", "--dst-ip"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --src-ip fd00::1", "--src-ip and --dst-ip"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --rate fast", "--rate"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --rate 10%", "--link-speed"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --size 20", "--size"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --protocol tcp --size 64", "--size"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --flows 0", "--flows"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --flows 2 --streams 3", "--streams"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --duration soon", "--duration"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --count 0", "--count"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --tx-core 9999", "--tx-core"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --vxlan vni=1", "--vxlan"),
+        ("send --tx-engine live --tx-device v --dst-ip fd00::1", "--dst-ip"),
+        ("send --tx-engine live --tx-device v --dst-ip 10.0.0.1 --size imix", "--size"),
+        ("send --tx-engine socket --dst-ip 10.0.0.1 --dst-mac 02:00:00:00:00:02", "--dst-mac"),
+        ("receive", "--rx-device"),
+        ("receive --rx-engine socket", "--rx-port"),
+        ("receive --rx-engine socket --rx-port 1-9999", "--rx-port"),
+        ("receive --rx-device v --max-loss 101", "--max-loss"),
+        ("replay nothing.pcap", "--tx-device"),
+        ("replay nothing.pcap --tx-device v --tx-engine live", "--tx-engine"),
+        ("replay nothing.pcap --tx-device v --rate 10%", "--link-speed"),
+        ("build out.pcap --dst-ip 10.0.0.1", "--src-ip"),
+        ("receive --colour red", "--colour"),
+    ];
+    for (words, flag) in rows {
+        let ended = pktgen(words);
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended}");
+        assert!(ended.err.contains(flag), "no word of {flag}: {ended}");
+    }
+    assert!(!std::path::Path::new("out.pcap").exists());
+}
+
+#[test]
+fn what_is_not_there_is_named_with_exit_code_1() {
+    let text = file("text.pcap");
+    std::fs::write(&text, "no capture, this").unwrap();
+    let text = text.display();
+    let rows = [
+        ("send --tx-device no-such-device --dst-ip 10.0.0.1".to_owned(), "no-such-device"),
+        ("send --tx-netns nowhere --tx-device v --dst-ip 10.0.0.1".to_owned(), "/run/netns/nowhere"),
+        ("replay nothing.pcap --tx-device v".to_owned(), "nothing.pcap"),
+        (format!("replay {text} --tx-device v"), "not a capture file"),
+        ("build /nowhere/out.pcap --src-ip 10.0.0.1 --dst-ip 10.0.0.2".to_owned(), "/nowhere/out.pcap"),
+    ];
+    for (words, name) in rows {
+        let ended = pktgen(&words);
+        assert_eq!(ended.code, 1, "{ended}");
+        assert!(ended.err.starts_with("pktgen: ") && ended.err.contains(name), "{ended}");
+    }
+}
+
+#[test]
+fn a_capture_holds_what_was_asked_for_at_its_times() {
+    let path = file("built.pcap");
+    let words =
+        "--src-ip 10.0.0.1 --dst-ip 10.0.0.2 --flows 3 --protocol udp=2,tcp=1 --size 128,512 --rate 1kpps";
+    let ended = pktgen(&format!("build {} {words} --count 72", path.display()));
+    assert_eq!(ended.code, 0, "{ended}");
+    let reader = PcapReader::new(BufReader::new(File::open(path).unwrap())).unwrap();
+    let records: Vec<_> = reader.map(Result::unwrap).collect();
+    assert_eq!((records.len(), records[0].time_ns, records[71].time_ns), (72, 0, 71_000_000));
+    let count = |what: &dyn Fn(&[u8]) -> bool| records.iter().filter(|record| what(&record.data)).count();
+    assert_eq!((count(&|frame| frame[23] == 17), count(&|frame| frame[23] == 6)), (48, 24));
+    assert_eq!((count(&|frame| frame.len() == 124), count(&|frame| frame.len() == 508)), (36, 36));
+}
+
+#[test]
+fn the_help_has_examples_and_exit_codes() {
+    let ended = pktgen("--help");
+    assert_eq!(ended.code, 0);
+    for part in ["Examples", "ip netns exec POD-B pktgen receive", "Exit codes", "130"] {
+        assert!(ended.out.contains(part), "{part}: {ended}");
+    }
+    assert!(pktgen("run --help").out.contains("--drain"));
+    assert_eq!(pktgen("").code, 2);
+}
