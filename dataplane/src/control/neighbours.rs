@@ -205,9 +205,18 @@ impl Follower {
         }
         let Some((address, mac)) = neighbour(message) else { return };
         match mac.filter(|_| !gone) {
-            Some(mac) => self.surroundings.macs.insert(address, mac),
-            None => self.surroundings.macs.remove(&address),
-        };
+            Some(mac) => drop(self.surroundings.macs.insert(address, mac)),
+            None if self.vital().contains(&address) => {}
+            None => drop(self.surroundings.macs.remove(&address)),
+        }
+    }
+
+    /// Next hops whose MAC address is kept until there is another. The kernel asks them again and again, since it does
+    /// not see our traffic; under load an answer may be lost, and the overlay must not stop for that.
+    fn vital(&self) -> BTreeSet<IpAddr> {
+        let gateways = [self.surroundings.gateway_v4, self.surroundings.gateway_v6];
+        let peers = self.peers.iter().filter_map(|peer| self.surroundings.next_hop(*peer));
+        peers.chain(gateways.into_iter().flatten()).collect()
     }
 
     async fn refresh(&mut self) {
@@ -223,9 +232,7 @@ impl Follower {
 
     /// Everything that should have a MAC address.
     fn hops(&self) -> BTreeSet<IpAddr> {
-        let gateways = [self.surroundings.gateway_v4, self.surroundings.gateway_v6];
-        let peers = self.peers.iter().filter_map(|peer| self.surroundings.next_hop(*peer));
-        peers.chain(gateways.into_iter().flatten()).chain(self.wanted.iter().copied()).collect()
+        self.vital().into_iter().chain(self.wanted.iter().copied()).collect()
     }
 
     async fn resolve_missing(&mut self) {
@@ -256,7 +263,14 @@ impl Follower {
             return;
         };
         match self.read(device).await {
-            Ok(surroundings) => self.surroundings = surroundings,
+            Ok(surroundings) => {
+                let before = std::mem::replace(&mut self.surroundings, surroundings);
+                for hop in self.vital() {
+                    if let Some(mac) = before.macs.get(&hop) {
+                        self.surroundings.macs.entry(hop).or_insert(*mac);
+                    }
+                }
+            }
             Err(error) => tracing::warn!(%error, "reading the kernel's routes and neighbours"),
         }
     }
