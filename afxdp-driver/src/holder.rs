@@ -11,7 +11,9 @@ use std::path::Path;
 pub(crate) fn describe(device: &str, queue: u32) -> String {
     let holders = holders();
     if holders.is_empty() {
-        return format!("nobody in this network namespace has AF_XDP rings mapped, so who holds {device}:{queue} is not known");
+        return format!(
+            "nobody in this network namespace has AF_XDP rings mapped, so who holds {device}:{queue} is not known"
+        );
     }
     format!("AF_XDP sockets in this network namespace are held by {}", holders.join(", "))
 }
@@ -41,7 +43,8 @@ fn holders() -> Vec<String> {
 /// Whether any thread of a process is in the namespace: a test's threads need not be where its first one is.
 fn shares_namespace(folder: &Path, own: Option<&Path>) -> bool {
     let tasks = fs::read_dir(folder.join("task")).into_iter().flatten().flatten();
-    own.is_none() || tasks.into_iter().any(|task| fs::read_link(task.path().join("ns/net")).ok().as_deref() == own)
+    own.is_none()
+        || tasks.into_iter().any(|task| fs::read_link(task.path().join("ns/net")).ok().as_deref() == own)
 }
 
 /// Whether the text of a `maps` file has rings of an AF_XDP socket.

@@ -1,5 +1,14 @@
 //! AF_XDP ports on real veth pairs. As root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a test ends where something fails, and says what it did"
+)]
+
 mod common;
 
 use std::io::{BufRead, BufReader};

@@ -262,9 +262,10 @@ fn error(address: &Address, operation: &'static str, status: Status) -> ClientEr
     let source = std::error::Error::source(&status);
     let lost = matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded);
     match source {
-        Some(source) => {
-            ClientError::Unreachable { address: address.clone(), problem: format!("{operation}: {}", innermost(source)) }
-        }
+        Some(source) => ClientError::Unreachable {
+            address: address.clone(),
+            problem: format!("{operation}: {}", innermost(source)),
+        },
         None if lost => {
             let problem = format!("{operation}: {}", status.message());
             ClientError::Unreachable { address: address.clone(), problem }

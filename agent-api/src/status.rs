@@ -44,10 +44,8 @@ pub fn from_refusal(refusal: Refusal) -> Status {
     };
     // The message is percent-encoded: three bytes for each that is not ASCII. The details have the whole text.
     let message: String = refusal.to_string().chars().take(400).collect();
-    let detail = Any {
-        type_url: REFUSAL_TYPE.to_owned(),
-        value: proto::Refusal::from(refusal).encode_to_vec(),
-    };
+    let detail =
+        Any { type_url: REFUSAL_TYPE.to_owned(), value: proto::Refusal::from(refusal).encode_to_vec() };
     let details = RpcStatus { code: code.into(), message: message.clone(), details: vec![detail] };
     Status::with_details(code, message, details.encode_to_vec().into())
 }
@@ -135,7 +133,10 @@ mod tests {
             message: String::new(),
             details: vec![Any { type_url: "type.googleapis.com/other.Thing".into(), value: vec![1, 2, 3] }],
         };
-        assert_eq!(to_refusal(&Status::with_details(Code::Internal, "", foreign.encode_to_vec().into())), None);
+        assert_eq!(
+            to_refusal(&Status::with_details(Code::Internal, "", foreign.encode_to_vec().into())),
+            None
+        );
     }
 
     proptest! {

@@ -103,7 +103,10 @@ pub fn links(workers: usize, capacity: usize) -> io::Result<Vec<Links>> {
                 })
             })
             .collect(),
-        from: (0..workers).filter(|other| *other != worker).map(|other| Arc::clone(&rings[other][worker])).collect(),
+        from: (0..workers)
+            .filter(|other| *other != worker)
+            .map(|other| Arc::clone(&rings[other][worker]))
+            .collect(),
     };
     Ok((0..workers).map(of).collect())
 }

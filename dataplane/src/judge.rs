@@ -83,7 +83,13 @@ pub struct Decision {
 
 /// Decides a flow by the key of its first packet. `kept` is the backend that a live flow has: it stays with it while
 /// that serves.
-pub fn decide(snapshot: &Snapshot, key: &Key, v6: bool, origin: Origin, kept: Option<SocketAddr>) -> Decision {
+pub fn decide(
+    snapshot: &Snapshot,
+    key: &Key,
+    v6: bool,
+    origin: Origin,
+    kept: Option<SocketAddr>,
+) -> Decision {
     let dst = SocketAddr::new(key.dst(v6), key.dst_port());
     let mut decision = Decision {
         verdict: Ok(()),
@@ -222,7 +228,9 @@ pub fn way_to(snapshot: &Snapshot, route: Route, address: IpAddr) -> Way {
         Route::Tunnel(node) => listed(&snapshot.tunnels, node),
         Route::Node => snapshot.host,
         Route::External => match snapshot.underlay.next_hop(address) {
-            Some(hop) => snapshot.underlay.neighbours.get(&hop).map_or(Way::Unresolved, |way| Way::Ready(*way)),
+            Some(hop) => {
+                snapshot.underlay.neighbours.get(&hop).map_or(Way::Unresolved, |way| Way::Ready(*way))
+            }
             None => Way::NoPort,
         },
         Route::Unreachable => Way::NoPort,
@@ -232,7 +240,9 @@ pub fn way_to(snapshot: &Snapshot, route: Route, address: IpAddr) -> Way {
 /// The way to whoever sent a packet.
 fn way_back(snapshot: &Snapshot, src: IpAddr, origin: Origin) -> Way {
     match origin {
-        Origin::Endpoint(port) | Origin::Host(port) => snapshot.port(port).map_or(Way::NoPort, |view| view.way),
+        Origin::Endpoint(port) | Origin::Host(port) => {
+            snapshot.port(port).map_or(Way::NoPort, |view| view.way)
+        }
         Origin::Uplink(_) => way_to(snapshot, Route::External, src),
         Origin::Tunnel { node, .. } => way_to(snapshot, Route::Tunnel(node), src),
     }

@@ -303,7 +303,8 @@ impl<P: PacketIo> Worker<P> {
             std::hint::spin_loop();
             return empty;
         }
-        let busy = self.out.links().has_under_way() || self.ports.iter().flatten().any(|port| port.io.in_flight() > 0);
+        let busy = self.out.links().has_under_way()
+            || self.ports.iter().flatten().any(|port| port.io.in_flight() > 0);
         if empty - idle.spin <= idle.yields || idle.sleep.is_zero() || busy {
             std::thread::yield_now();
             return empty.min(idle.spin + idle.yields);

@@ -14,6 +14,9 @@
 //! Pure: no I/O, no clock, no threads, no `unsafe`. It is not for: packets (see `dataplane`), transport of the
 //! state (see `agent-api`), L7.
 
+#[cfg(test)]
+#[cfg(feature = "kubernetes")]
+mod conformance;
 mod hash;
 pub mod intent;
 pub mod maglev;

@@ -101,10 +101,12 @@ impl Manifests {
             let (item_kind, version) = (item_kind.to_owned(), version.to_owned());
             return self.add_list(place, object, &item_kind, &version);
         }
-        let Some((used, kind, namespaced)) = USED.into_iter().find(|(used, k, _)| *k == kind && group(used) == group(version))
+        let Some((used, kind, namespaced)) =
+            USED.into_iter().find(|(used, k, _)| *k == kind && group(used) == group(version))
         else {
             let object = format!("{}: {identity}", place.file);
-            self.warnings.push(Warning { object, problem: format!("{version} {kind} is not a kind that is used") });
+            self.warnings
+                .push(Warning { object, problem: format!("{version} {kind} is not a kind that is used") });
             return Ok(());
         };
         if version != used {
@@ -113,7 +115,8 @@ impl Manifests {
         }
         let name = text_at(&object, &["metadata", "name"]).filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| missing("metadata.name"))?;
-        let namespace = text_at(&object, &["metadata", "namespace"]).filter(|namespace| !namespace.is_empty());
+        let namespace =
+            text_at(&object, &["metadata", "namespace"]).filter(|namespace| !namespace.is_empty());
         let namespace = if namespaced { namespace.unwrap_or("default") } else { "" };
         let name = ObjectName::new(namespace, name);
         self.claim(kind, &name, place)?;
@@ -148,7 +151,12 @@ impl Manifests {
     }
 
     /// Notes where an object was read, once.
-    fn claim(&mut self, kind: &'static str, name: &ObjectName, place: &Place<'_>) -> Result<(), ManifestError> {
+    fn claim(
+        &mut self,
+        kind: &'static str,
+        name: &ObjectName,
+        place: &Place<'_>,
+    ) -> Result<(), ManifestError> {
         match self.sources.insert((kind, name.clone()), place.to_string()) {
             None => Ok(()),
             Some(first) => {
@@ -158,7 +166,13 @@ impl Manifests {
         }
     }
 
-    fn insert(&mut self, place: &Place<'_>, kind: &str, name: ObjectName, value: Value) -> Result<(), ManifestError> {
+    fn insert(
+        &mut self,
+        place: &Place<'_>,
+        kind: &str,
+        name: ObjectName,
+        value: Value,
+    ) -> Result<(), ManifestError> {
         let Manifests { objects, warnings, .. } = self;
         let mut reading = Reading { place, object: format!("{kind} {name}"), name: &name, warnings };
         match kind {
@@ -205,7 +219,8 @@ struct Identity {
 impl Identity {
     fn of(object: &Mapping) -> Self {
         let text = |path: &[&str]| text_at(object, path).unwrap_or_default().to_owned();
-        let name = ObjectName { namespace: text(&["metadata", "namespace"]), name: text(&["metadata", "name"]) };
+        let name =
+            ObjectName { namespace: text(&["metadata", "namespace"]), name: text(&["metadata", "name"]) };
         Identity { kind: text(&["kind"]), name }
     }
 }
@@ -213,7 +228,8 @@ impl Identity {
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = if self.kind.is_empty() { "object" } else { &self.kind };
-        let name = if self.name.name.is_empty() { "without a name".to_owned() } else { self.name.to_string() };
+        let name =
+            if self.name.name.is_empty() { "without a name".to_owned() } else { self.name.to_string() };
         write!(f, "{kind} {name}")
     }
 }
@@ -236,12 +252,15 @@ impl Reading<'_> {
             let mut field = String::new();
             write_path(&path, &mut field);
             let object = format!("{}: {}", self.place.file, self.object);
-            self.warnings.push(Warning { object, problem: format!("{field} is not a field of the API; ignored") });
+            self.warnings
+                .push(Warning { object, problem: format!("{field} is not a field of the API; ignored") });
         };
         let mut track = serde_path_to_error::Track::new();
         let noting = serde_ignored::Deserializer::new(value, &mut unknown);
-        let mut object = T::deserialize(serde_path_to_error::Deserializer::new(noting, &mut track))
-            .map_err(|error| self.place.field(self.object.clone(), &track.path().to_string(), error.to_string()))?;
+        let mut object =
+            T::deserialize(serde_path_to_error::Deserializer::new(noting, &mut track)).map_err(|error| {
+                self.place.field(self.object.clone(), &track.path().to_string(), error.to_string())
+            })?;
         object.metadata_mut().namespace =
             Some(self.name.namespace.clone()).filter(|namespace| !namespace.is_empty());
         Ok(object)

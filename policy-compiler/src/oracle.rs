@@ -10,7 +10,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec};
+use k8s_openapi::api::networking::v1::{
+    IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -60,17 +62,21 @@ impl<'a> Oracle<'a> {
         let mut allowed = false;
         for (policy_name, policy) in &self.objects.network_policies {
             let Some(spec) = spec_for(policy, ingress) else { continue };
-            if policy_name.namespace != name.namespace || !selects(spec.pod_selector.as_ref(), &pod_labels(pod)) {
+            if policy_name.namespace != name.namespace
+                || !selects(spec.pod_selector.as_ref(), &pod_labels(pod))
+            {
                 continue;
             }
             isolated = true;
             allowed |= if ingress {
                 spec.ingress.iter().flatten().any(|rule| {
-                    self.peers_match(policy_name, rule.from.as_deref(), peer) && ports_match(rule.ports.as_deref(), packet)
+                    self.peers_match(policy_name, rule.from.as_deref(), peer)
+                        && ports_match(rule.ports.as_deref(), packet)
                 })
             } else {
                 spec.egress.iter().flatten().any(|rule| {
-                    self.peers_match(policy_name, rule.to.as_deref(), peer) && ports_match(rule.ports.as_deref(), packet)
+                    self.peers_match(policy_name, rule.to.as_deref(), peer)
+                        && ports_match(rule.ports.as_deref(), packet)
                 })
             };
         }
@@ -98,7 +104,9 @@ impl<'a> Oracle<'a> {
     /// The running pod with that address; hostNetwork pods are their node.
     fn pod_at(&self, address: IpAddr) -> Option<(&'a ObjectName, &'a Pod)> {
         let mut pods = self.objects.pods.iter();
-        pods.find(|(_, pod)| is_running(pod) && !is_host_network(pod) && pod_addresses(pod).contains(&address))
+        pods.find(|(_, pod)| {
+            is_running(pod) && !is_host_network(pod) && pod_addresses(pod).contains(&address)
+        })
     }
 
     /// Whether the address is of the node where the pod runs, or of a hostNetwork pod there.
@@ -197,7 +205,8 @@ fn protocol_number(name: &str) -> Option<u8> {
 
 fn container_ports(pod: &Pod) -> Vec<(String, String, i32)> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
     let named = ports.filter_map(|port| {
         let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());

@@ -25,6 +25,13 @@ mod ports;
 pub mod report;
 mod rows;
 
+#[cfg(test)]
+#[cfg(feature = "kubernetes")]
+mod conformance;
+#[cfg(test)]
+#[cfg(feature = "kubernetes")]
+mod properties;
+
 use std::net::IpAddr;
 
 use self::ports::PortLists;
@@ -226,6 +233,10 @@ impl Entry {
     fn is_exempt_with(&self, other: &Entry) -> bool {
         let same_endpoint = self.endpoint == other.endpoint;
         let one_endpoint = (self.endpoint == NOBODY) != (other.endpoint == NOBODY);
-        if one_endpoint { self.node == other.node && self.node != NOBODY } else { same_endpoint && self.endpoint != NOBODY }
+        if one_endpoint {
+            self.node == other.node && self.node != NOBODY
+        } else {
+            same_endpoint && self.endpoint != NOBODY
+        }
     }
 }

@@ -170,7 +170,8 @@ mod tests {
     fn the_whole_address_space_and_its_last_address() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let map = PrefixMap::new([(net("0.0.0.0/0"), 1), (net("255.255.255.255/32"), 2), (net("::/0"), 3)]);
-        let rows = [("0.0.0.0", 1), ("255.255.255.254", 1), ("255.255.255.255", 2), ("::", 3), ("ffff::ffff", 3)];
+        let rows =
+            [("0.0.0.0", 1), ("255.255.255.254", 1), ("255.255.255.255", 2), ("::", 3), ("ffff::ffff", 3)];
         for (address, value) in rows {
             assert_eq!(map.lookup(address.parse().unwrap()), Some(value), "{address}");
         }

@@ -115,7 +115,11 @@ impl RouteTable {
             for (claim, field) in claims(node) {
                 if let Some(other) = owners.insert(claim, &node.name) {
                     let problem = format!("{claim} belongs to node {other} already");
-                    return Err(invalid(format!("Node {}", node.name), format!("nodes[{index}].{field}"), problem));
+                    return Err(invalid(
+                        format!("Node {}", node.name),
+                        format!("nodes[{index}].{field}"),
+                        problem,
+                    ));
                 }
             }
             self.exact.extend(node.addresses.iter().map(|address| (*address, route)));

@@ -35,11 +35,13 @@ mod clients;
 mod compile;
 mod sets;
 
-#[cfg(all(test, feature = "kubernetes"))]
+#[cfg(test)]
+#[cfg(feature = "kubernetes")]
 mod conformance;
 #[cfg(feature = "kubernetes")]
 pub mod oracle;
-#[cfg(all(test, feature = "kubernetes"))]
+#[cfg(test)]
+#[cfg(feature = "kubernetes")]
 mod properties;
 #[cfg(test)]
 mod tests;

@@ -127,7 +127,9 @@ fn check_capacity(intent: &Intent, capacity: &Capacity) -> Result<(), CompileErr
         p.ingress.as_ref().map_or(0, Vec::len) + p.egress.as_ref().map_or(0, Vec::len)
     };
     let most = |counts: &mut dyn Iterator<Item = (&ObjectName, usize)>| {
-        counts.max_by_key(|(_, count)| *count).map_or(String::new(), |(name, count)| format!("{name} ({count})"))
+        counts
+            .max_by_key(|(_, count)| *count)
+            .map_or(String::new(), |(name, count)| format!("{name} ({count})"))
     };
     let policies = &intent.policies;
     let services = &intent.services;
@@ -143,7 +145,12 @@ fn check_capacity(intent: &Intent, capacity: &Capacity) -> Result<(), CompileErr
         capacity.rules,
         most(&mut policies.iter().map(|p| (&p.name, rules(p)))),
     )?;
-    over("services", services.len(), capacity.services, most(&mut services.iter().map(|s| (&s.name, s.frontends.len()))))?;
+    over(
+        "services",
+        services.len(),
+        capacity.services,
+        most(&mut services.iter().map(|s| (&s.name, s.frontends.len()))),
+    )?;
     over(
         "backends",
         services.iter().map(|s| s.backends.len()).sum(),

@@ -3,12 +3,12 @@
 use policy_compiler::intent::Intent;
 
 use super::{
-    FieldError, InField, address, address_bytes, list, mac, optional_address, optional_address_bytes, optional_mac,
-    optional_mac_bytes, port, protocol_number, required, unknown, unspecified,
+    FieldError, InField, address, address_bytes, list, mac, optional_address, optional_address_bytes,
+    optional_mac, optional_mac_bytes, port, protocol_number, required, unknown, unspecified,
 };
 use crate::contract::{
-    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PortInfo, PortRole, Refusal, RefusalKind,
-    State,
+    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PortInfo, PortRole, Refusal,
+    RefusalKind, State,
 };
 use crate::proto;
 

@@ -7,8 +7,8 @@ use policy_compiler::intent::{
 };
 
 use super::{
-    FieldError, InField, address, address_bytes, list, optional_address, optional_address_bytes, port, required,
-    unknown, unspecified,
+    FieldError, InField, address, address_bytes, list, optional_address, optional_address_bytes, port,
+    required, unknown, unspecified,
 };
 use crate::proto;
 
@@ -109,7 +109,11 @@ impl From<Identity> for proto::Identity {
             protocol: proto::Protocol::from(protocol).into(),
             port: port.into(),
         });
-        proto::Identity { namespace: identity.namespace, labels: identity.labels, named_ports: named.collect() }
+        proto::Identity {
+            namespace: identity.namespace,
+            labels: identity.labels,
+            named_ports: named.collect(),
+        }
     }
 }
 
@@ -204,11 +208,8 @@ impl TryFrom<proto::Policy> for Policy {
 
     fn try_from(message: proto::Policy) -> Result<Self, FieldError> {
         let name = object_name(message.name)?;
-        let kind = match proto::PolicyKind::try_from(message.kind) {
-            Ok(proto::PolicyKind::NetworkPolicy) => PolicyKind::NetworkPolicy,
-            Ok(proto::PolicyKind::Unspecified) => return Err(unspecified().within("kind")),
-            Err(_) => return Err(unknown(message.kind).within("kind")),
-        };
+        let kind = policy_kind(message.kind).in_field("kind");
+        let kind = kind.map_err(|error| error.of(|| format!("Policy {name}")))?;
         let rules = |field, rules: Option<proto::Rules>| {
             let rules = rules.map(|rules| list(field, rules.rules, Rule::try_from)).transpose();
             rules.map_err(|error| error.of(|| format!("{kind} {name}")))
@@ -217,6 +218,14 @@ impl TryFrom<proto::Policy> for Policy {
         let egress = rules("egress", message.egress)?;
         let resource_version = message.resource_version;
         Ok(Policy { kind, name, resource_version, subjects: message.subjects, ingress, egress })
+    }
+}
+
+fn policy_kind(number: i32) -> Result<PolicyKind, FieldError> {
+    match proto::PolicyKind::try_from(number) {
+        Ok(proto::PolicyKind::NetworkPolicy) => Ok(PolicyKind::NetworkPolicy),
+        Ok(proto::PolicyKind::Unspecified) => Err(unspecified()),
+        Err(_) => Err(unknown(number)),
     }
 }
 

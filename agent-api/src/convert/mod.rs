@@ -87,9 +87,8 @@ fn address(bytes: Vec<u8>) -> Result<IpAddr, FieldError> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes.as_slice()) {
         return Ok(Ipv4Addr::from(v4).into());
     }
-    let v6 = <[u8; 16]>::try_from(bytes.as_slice()).map_err(|_| {
-        FieldError::new(format!("an address has 4 or 16 bytes, this has {}", bytes.len()))
-    })?;
+    let v6 = <[u8; 16]>::try_from(bytes.as_slice())
+        .map_err(|_| FieldError::new(format!("an address has 4 or 16 bytes, this has {}", bytes.len())))?;
     Ok(Ipv6Addr::from(v6).into())
 }
 

@@ -8,7 +8,8 @@
 //!
 //! * A change (`Apply`, `AddPort`, `RemovePort`) runs to its end although its caller may have gone: a transaction is
 //!   not dropped half-way.
-//! * On shutdown streams end, open calls have [`GRACE`] to end, the socket is removed.
+//! * On shutdown streams end, open calls have [`GRACE`] to end, the socket is removed. What has not ended by then is
+//!   cut off by the end of the process.
 //!
 //! It is not for: TLS. TCP takes loopback addresses alone until mutual TLS is there.
 

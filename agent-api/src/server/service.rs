@@ -26,10 +26,7 @@ impl<D: Dataplane> Service<D> {
     }
 
     /// Runs a change to its end, also when the caller has gone and this call is dropped.
-    async fn change<T, F>(
-        &self,
-        change: impl FnOnce(Arc<D>) -> F + Send,
-    ) -> Result<T, Status>
+    async fn change<T, F>(&self, change: impl FnOnce(Arc<D>) -> F + Send) -> Result<T, Status>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Refusal>> + Send + 'static,

@@ -219,7 +219,10 @@ impl Agent {
         match self.try_reconcile(wanted).await {
             Ok(()) => {
                 self.back_off = None;
-                self.problems[1] = None;
+                // A refusal stands until it is asked again.
+                if !self.refused {
+                    self.problems[1] = None;
+                }
             }
             Err(ClientError::Refused(refusal)) => {
                 tracing::error!("penstockd refuses: {refusal}; what it runs goes on");

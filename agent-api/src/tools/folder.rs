@@ -74,7 +74,9 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let mut attempt = 1;
     loop {
         match load_once(path) {
-            Err(LoadError::Read { source, .. }) if source.kind() == ErrorKind::NotFound && attempt < ATTEMPTS => {
+            Err(LoadError::Read { source, .. })
+                if source.kind() == ErrorKind::NotFound && attempt < ATTEMPTS =>
+            {
                 attempt += 1;
             }
             result => return result,

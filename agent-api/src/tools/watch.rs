@@ -3,7 +3,11 @@
 //! inotify tells within a millisecond of edits, renames and swapped links inside the folder. It cannot tell of links'
 //! targets elsewhere, of network file systems, or of a folder that was replaced as a whole: for these the files are
 //! looked at (not read) once a second. Where inotify cannot be had at all, four times a second.
+//!
+//! inotify watches a folder, not its name: it tells that the folder was moved away, and goes on telling of that one.
+//! So after each change the name is looked up again, and watched anew where it has become another folder's.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +31,8 @@ pub struct Watch {
     path: PathBuf,
     /// `None`: inotify cannot be had.
     inotify: Option<RecommendedWatcher>,
+    /// Device and inode of the folder that inotify watches.
+    watched: Option<(u64, u64)>,
     events: mpsc::Receiver<()>,
     sender: mpsc::Sender<()>,
     seen: Fingerprint,
@@ -40,8 +46,8 @@ impl Watch {
         // One place is enough: it says that something has happened, not what.
         let (sender, events) = mpsc::channel(1);
         let seen = fingerprint(path);
-        let mut watch =
-            Watch { path: path.to_owned(), inotify: None, events, sender, seen, pending: false };
+        let path = path.to_owned();
+        let mut watch = Watch { path, inotify: None, watched: None, events, sender, seen, pending: false };
         watch.begin();
         watch
     }
@@ -59,6 +65,9 @@ impl Watch {
         while Instant::now() < end && timeout(QUIET, self.events.recv()).await.is_ok() {
             // More events may come than can be counted; one pause for all that have come.
             sleep(Duration::from_millis(1)).await;
+        }
+        if inode(&self.path) != self.watched {
+            self.begin();
         }
         self.seen = fingerprint(&self.path);
         self.pending = false;
@@ -83,10 +92,13 @@ impl Watch {
             // A full channel has told already.
             let _ = sender.try_send(());
         };
+        // Looked up before it is watched: a folder that is replaced in between is found at the next change.
+        let watched = inode(&self.path);
         let begun = notify::recommended_watcher(tell).and_then(|mut watcher| {
             watcher.watch(&self.path, RecursiveMode::Recursive)?;
             Ok(watcher)
         });
+        self.watched = watched.filter(|_| begun.is_ok());
         match begun {
             Ok(watcher) => self.inotify = Some(watcher),
             Err(error) => {
@@ -95,6 +107,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// Device and inode of what is at `path`.
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// Whether an event is but of reading, our own for instance.

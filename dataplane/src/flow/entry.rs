@@ -95,7 +95,11 @@ pub fn addresses_of(words: &[u64; 4], v6: bool) -> (IpAddr, IpAddr) {
 fn halves(octets: [u8; 16]) -> [u64; 2] {
     let both = u128::from_ne_bytes(octets);
     // The first eight raw bytes are the low half on a little-endian machine, the high half on a big-endian one.
-    if cfg!(target_endian = "little") { [both as u64, (both >> 64) as u64] } else { [(both >> 64) as u64, both as u64] }
+    if cfg!(target_endian = "little") {
+        [both as u64, (both >> 64) as u64]
+    } else {
+        [(both >> 64) as u64, both as u64]
+    }
 }
 
 fn joined(first: u64, second: u64) -> IpAddr {
@@ -248,17 +252,19 @@ mod tests {
         let key = (address(), any::<u16>(), address(), any::<u16>());
         let new = (address(), any::<u16>(), address(), any::<u16>());
         let numbers = (any::<u32>(), any::<u16>(), any::<u16>(), any::<u32>(), any::<u32>(), any::<u32>());
-        (key, new, any::<u8>(), numbers, any::<[u16; 2]>()).prop_map(|(k, n, protocol, numbers, deltas)| Entry {
-            key: Key::new(k.0, k.1, k.2, k.3, protocol),
-            rewritten: Key::new(n.0, n.1, n.2, n.3, protocol),
-            epoch: numbers.0,
-            egress: numbers.1,
-            flags: Flags(numbers.2),
-            rule: numbers.3,
-            egress_rule: numbers.4,
-            partner: numbers.5,
-            l3_delta: deltas[0],
-            l4_delta: deltas[1],
+        (key, new, any::<u8>(), numbers, any::<[u16; 2]>()).prop_map(|(k, n, protocol, numbers, deltas)| {
+            Entry {
+                key: Key::new(k.0, k.1, k.2, k.3, protocol),
+                rewritten: Key::new(n.0, n.1, n.2, n.3, protocol),
+                epoch: numbers.0,
+                egress: numbers.1,
+                flags: Flags(numbers.2),
+                rule: numbers.3,
+                egress_rule: numbers.4,
+                partner: numbers.5,
+                l3_delta: deltas[0],
+                l4_delta: deltas[1],
+            }
         })
     }
 

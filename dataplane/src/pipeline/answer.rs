@@ -149,12 +149,19 @@ impl Pipeline {
         let v6 = item.parsed.v6;
         let own = if item.origin.is_outside() { judge::node_address(turn.snapshot, v6) } else { None };
         let from = own.unwrap_or_else(|| judge::gateway_address(turn.snapshot, v6));
-        let answered = self.answers.take(turn.now.seconds)
-            && icmp::error_in_place(&mut frame, &item.parsed, kind, from);
+        let answered =
+            self.answers.take(turn.now.seconds) && icmp::error_in_place(&mut frame, &item.parsed, kind, from);
         self.finish_answer(turn, item, frame, reason, answered);
     }
 
-    fn finish_answer(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame, reason: DropReason, answered: bool) {
+    fn finish_answer(
+        &mut self,
+        turn: &mut Turn<'_>,
+        item: &Item,
+        frame: Frame,
+        reason: DropReason,
+        answered: bool,
+    ) {
         if !answered {
             return self.end(turn, item, frame, reason, None);
         }
@@ -170,7 +177,9 @@ impl Pipeline {
         self.tally.generated += 1;
         if let Origin::Tunnel { node, .. } = item.origin {
             let way = turn.snapshot.tunnels.get(node as usize).copied().unwrap_or(Way::NoPort);
-            let Way::Ready(index) = way else { return self.lose(turn.pool, frame, DropReason::NeighbourUnresolved) };
+            let Way::Ready(index) = way else {
+                return self.lose(turn.pool, frame, DropReason::NeighbourUnresolved);
+            };
             let Some(egress) = turn.snapshot.egresses.get(index as usize) else {
                 return self.lose(turn.pool, frame, DropReason::NoPort);
             };
@@ -248,7 +257,8 @@ impl Pipeline {
             outer_src: if from_endpoint { new.src(v6) } else { parsed.src() },
             outer_dst: new.dst(v6),
         };
-        let rewritten = !entry.flags.has(Flags::NAT) || icmp::translate_quoted(&mut frame, parsed, &quoted, &to);
+        let rewritten =
+            !entry.flags.has(Flags::NAT) || icmp::translate_quoted(&mut frame, parsed, &quoted, &to);
         if !rewritten
             || !frame.resize(parsed.end())
             || !rewrite::decrement_ttl(&mut frame, parsed, rewrite::TTL_DELTA)

@@ -34,7 +34,12 @@ impl Outputs {
 
     /// Puts a frame out. True where it went to another worker, and so has left this one.
     #[inline(always)]
-    pub(super) fn push(&mut self, port: PortIndex, worker: u16, frame: Frame) -> Result<bool, (DropReason, Frame)> {
+    pub(super) fn push(
+        &mut self,
+        port: PortIndex,
+        worker: u16,
+        frame: Frame,
+    ) -> Result<bool, (DropReason, Frame)> {
         if worker != self.worker {
             let sent = self.links.send(worker, port, frame);
             return sent.map(|()| true).map_err(|frame| (DropReason::WorkerRingFull, frame));
@@ -45,7 +50,9 @@ impl Outputs {
     /// Puts a frame out by a port of this worker.
     #[inline(always)]
     pub(super) fn push_own(&mut self, port: PortIndex, frame: Frame) -> Result<(), (DropReason, Frame)> {
-        let Some(queue) = self.queues.get_mut(port as usize) else { return Err((DropReason::PortGone, frame)) };
+        let Some(queue) = self.queues.get_mut(port as usize) else {
+            return Err((DropReason::PortGone, frame));
+        };
         if queue.is_empty() {
             self.touched.push(port);
         }

@@ -38,7 +38,8 @@ pub(super) fn forward(frame: &mut Frame, parsed: &Parsed, entry: &Entry, egress:
 #[inline(always)]
 pub(super) fn header(frame: &mut Frame, egress: &Egress, hash: u32) -> bool {
     if egress.header_len as usize == ETHERNET_LEN {
-        let (Some(head), Some(macs)) = (frame.first_chunk_mut::<12>(), egress.header.first_chunk::<12>()) else {
+        let (Some(head), Some(macs)) = (frame.first_chunk_mut::<12>(), egress.header.first_chunk::<12>())
+        else {
             return false;
         };
         *head = *macs;

@@ -98,7 +98,8 @@ fn kinds_that_are_not_used_are_named_in_a_warning() {
 
 #[test]
 fn fields_that_the_api_does_not_know_are_named_in_a_warning() {
-    let text = POLICY.replace("    ports:\n", "    port: 80\n    ports:\n").replace("spec:\n", "spec:\n  x: {}\n");
+    let text =
+        POLICY.replace("    ports:\n", "    port: 80\n    ports:\n").replace("spec:\n", "spec:\n  x: {}\n");
     assert_eq!(
         warnings(&read(&text).unwrap()),
         [
@@ -133,11 +134,17 @@ fn errors_name_file_document_object_and_field() {
             "a.yaml, document 1: NetworkPolicy db/mongo: \
              spec.ingress[0].from[0].podSelector.matchLabels.app: invalid type: integer `7`",
         ),
-        (format!("{pod}---\n{pod}"), "Pod default/p is in a.yaml (document 1) and again in a.yaml (document 2)"),
+        (
+            format!("{pod}---\n{pod}"),
+            "Pod default/p is in a.yaml (document 1) and again in a.yaml (document 2)",
+        ),
         (format!("{pod}spec: {{\n"), "a.yaml, document 1: "),
         ("a: 1\na: 2\n".into(), "a.yaml, document 1: duplicate entry"),
         ("apiVersion: v1\nkind: List\nitems: 3\n".into(), "a.yaml, document 1: List: items: not a list"),
-        ("apiVersion: v1\nkind: List\nitems: [3]\n".into(), "a.yaml, document 1: List: items[0]: not an object"),
+        (
+            "apiVersion: v1\nkind: List\nitems: [3]\n".into(),
+            "a.yaml, document 1: List: items[0]: not an object",
+        ),
     ];
     for (text, expected) in rows {
         let error = read(&text).unwrap_err().to_string();

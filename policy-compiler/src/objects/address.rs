@@ -36,7 +36,11 @@ pub(super) fn port_name(text: &str) -> Result<(), String> {
         && !text.starts_with('-')
         && !text.ends_with('-')
         && !text.contains("--");
-    if well_formed { Ok(()) } else { Err(format!("{text:?} is not a port name (RFC 6335: 1-15 of a-z, 0-9 and -)")) }
+    if well_formed {
+        Ok(())
+    } else {
+        Err(format!("{text:?} is not a port name (RFC 6335: 1-15 of a-z, 0-9 and -)"))
+    }
 }
 
 /// A label key: a name, perhaps with a DNS subdomain and a slash in front.
@@ -54,7 +58,11 @@ pub(super) fn label_key(text: &str) -> Result<(), String> {
 
 /// A label value: empty, or a name.
 pub(super) fn label_value(text: &str) -> Result<(), String> {
-    if text.is_empty() || is_label_name(text) { Ok(()) } else { Err(format!("{text:?} is not a label value")) }
+    if text.is_empty() || is_label_name(text) {
+        Ok(())
+    } else {
+        Err(format!("{text:?} is not a label value"))
+    }
 }
 
 /// 1 to 63 letters, digits, `-`, `_` and `.`, beginning and ending with a letter or digit.

@@ -32,14 +32,20 @@ pub(super) fn nodes(objects: &Objects, warnings: &mut Vec<Warning>) -> Result<Ve
     for (name, object) in &objects.nodes {
         let node = read_node(name, object)?;
         let claims = node.addresses.iter().map(|address| (address.to_string(), "status.addresses"));
-        for (claim, field) in claims.chain(node.pod_cidrs.iter().map(|cidr| (cidr.to_string(), "spec.podCIDRs"))) {
+        for (claim, field) in
+            claims.chain(node.pod_cidrs.iter().map(|cidr| (cidr.to_string(), "spec.podCIDRs")))
+        {
             if let Some(other) = owners.insert(claim.clone(), name) {
                 let problem = format!("{claim} belongs to Node {other} already");
                 return Err(ObjectError::new("Node", name, field, problem));
             }
         }
         if node.addresses.is_empty() {
-            warnings.push(Warning::new("Node", name, "has no InternalIP: its pods cannot be reached over the overlay"));
+            warnings.push(Warning::new(
+                "Node",
+                name,
+                "has no InternalIP: its pods cannot be reached over the overlay",
+            ));
         }
         nodes.push(node);
     }
@@ -97,8 +103,10 @@ impl PodRecord<'_> {
         let mut named = Vec::new();
         let Some(spec) = &self.pod.spec else { return Ok(named) };
         let sidecars = spec.init_containers.iter().flatten().enumerate();
-        let sidecars = sidecars.filter(|(_, container)| container.restart_policy.as_deref() == Some("Always"));
-        let lists = spec.containers.iter().enumerate().map(|(index, container)| ("containers", index, container));
+        let sidecars =
+            sidecars.filter(|(_, container)| container.restart_policy.as_deref() == Some("Always"));
+        let lists =
+            spec.containers.iter().enumerate().map(|(index, container)| ("containers", index, container));
         for (list, index, container) in lists.chain(sidecars.map(|(index, c)| ("initContainers", index, c))) {
             for (position, port) in container.ports.iter().flatten().enumerate() {
                 let Some(name) = port.name.as_deref() else { continue };
@@ -143,7 +151,8 @@ fn read_node(name: &ObjectName, object: &v1::Node) -> Result<Node, ObjectError> 
     let many = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
     let one = spec.and_then(|spec| spec.pod_cidr.as_ref()).filter(|_| many.is_empty());
     for (index, text) in many.iter().chain(one).enumerate() {
-        let field = || if many.is_empty() { "spec.podCIDR".into() } else { format!("spec.podCIDRs[{index}]") };
+        let field =
+            || if many.is_empty() { "spec.podCIDR".into() } else { format!("spec.podCIDRs[{index}]") };
         let (cidr, _) = address::prefix(text).map_err(|problem| invalid(field(), problem))?;
         if !pod_cidrs.contains(&cidr) {
             pod_cidrs.push(cidr);
@@ -176,7 +185,8 @@ fn read_pod<'a>(
         addresses.push(address);
     }
     if host_network && addresses.is_empty() {
-        addresses.extend(nodes.get(node).map(|node| first_of_each_family(&node.addresses)).unwrap_or_default());
+        addresses
+            .extend(nodes.get(node).map(|node| first_of_each_family(&node.addresses)).unwrap_or_default());
     }
     let record = PodRecord { name, node, addresses, host_network, pod };
     Ok(Some(record).filter(|record| !record.addresses.is_empty()))
@@ -185,7 +195,8 @@ fn read_pod<'a>(
 /// `podIPs`, or `podIP` where there are none, with the paths they stand at.
 fn pod_addresses(status: &v1::PodStatus) -> Vec<(String, &str)> {
     let many = status.pod_ips.as_deref().unwrap_or_default().iter().enumerate();
-    let many: Vec<_> = many.map(|(index, ip)| (format!("status.podIPs[{index}].ip"), ip.ip.as_str())).collect();
+    let many: Vec<_> =
+        many.map(|(index, ip)| (format!("status.podIPs[{index}].ip"), ip.ip.as_str())).collect();
     let one = status.pod_ip.as_deref().filter(|ip| many.is_empty() && !ip.is_empty());
     many.into_iter().chain(one.map(|ip| ("status.podIP".to_owned(), ip))).collect()
 }

@@ -179,7 +179,11 @@ fn namespace_labels<'a>(
     let name = ObjectName::new("", namespace);
     let object = objects.namespaces.get(&name);
     if object.is_none() {
-        warnings.push(Warning::new("Namespace", &name, "is not there but has pods: taken as one without labels"));
+        warnings.push(Warning::new(
+            "Namespace",
+            &name,
+            "is not there but has pods: taken as one without labels",
+        ));
     }
     let own = object.into_iter().flat_map(|object| object.metadata.labels.iter().flatten());
     let mut labels: BTreeMap<&str, &str> = own.map(|(key, value)| (key.as_str(), value.as_str())).collect();

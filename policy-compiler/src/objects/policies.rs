@@ -4,14 +4,18 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec};
+use k8s_openapi::api::networking::v1::{
+    IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::endpoints::protocol;
 use super::selectors::{Namespaces, Selections, Selector};
 use super::{ObjectError, Objects, Warning, address};
-use crate::intent::{IpBlock, ObjectName, Peers, Policy, PolicyKind, PortMatch, PortSelector, Protocol, Rule};
+use crate::intent::{
+    IpBlock, ObjectName, Peers, Policy, PolicyKind, PortMatch, PortSelector, Protocol, Rule,
+};
 
 /// The policies as read.
 #[derive(Default)]
@@ -48,9 +52,9 @@ pub(super) fn read<'a>(objects: &'a Objects, warnings: &mut Vec<Warning>) -> Res
     let mut drafts = Drafts::default();
     for (name, object) in &objects.network_policies {
         let mut reader = Reader { name, drafts: &mut drafts, warnings };
-        let draft = reader.policy(object).map_err(|(field, problem)| {
-            ObjectError::new("NetworkPolicy", name, field, problem)
-        })?;
+        let draft = reader
+            .policy(object)
+            .map_err(|(field, problem)| ObjectError::new("NetworkPolicy", name, field, problem))?;
         drafts.policies.push(draft);
     }
     Ok(drafts)
@@ -110,9 +114,13 @@ impl<'a> Reader<'_, 'a> {
             egress.push(self.rule(&at, "to", rule.to.as_deref(), rule.ports.as_deref())?);
         }
         let isolates = policy_types(spec.policy_types.as_deref(), !egress.is_empty())?;
-        for (isolates, rules, direction) in [(isolates.0, &ingress, "ingress"), (isolates.1, &egress, "egress")] {
+        for (isolates, rules, direction) in
+            [(isolates.0, &ingress, "ingress"), (isolates.1, &egress, "egress")]
+        {
             if !isolates && !rules.is_empty() {
-                self.warn(format!("spec.{direction} has rules but spec.policyTypes leaves it out: they do nothing"));
+                self.warn(format!(
+                    "spec.{direction} has rules but spec.policyTypes leaves it out: they do nothing"
+                ));
             }
         }
         Ok(Draft {
@@ -151,12 +159,17 @@ impl<'a> Reader<'_, 'a> {
         match (ip_block, namespace_selector, pod_selector) {
             (Some(block), None, None) => known.blocks.push(self.block(at, block)?),
             (Some(_), ..) => {
-                return Err((at.to_owned(), "ipBlock cannot stand with podSelector or namespaceSelector".into()));
+                return Err((
+                    at.to_owned(),
+                    "ipBlock cannot stand with podSelector or namespaceSelector".into(),
+                ));
             }
             (None, None, None) => {
                 return Err((at.to_owned(), "needs one of podSelector, namespaceSelector, ipBlock".into()));
             }
-            (None, namespaces, pods) => known.selections.push(self.selection(at, namespaces.as_ref(), pods.as_ref())?),
+            (None, namespaces, pods) => {
+                known.selections.push(self.selection(at, namespaces.as_ref(), pods.as_ref())?)
+            }
         }
         Ok(())
     }

@@ -91,12 +91,15 @@ impl Selector {
                 ("NotIn", false) => requirements.push(Requirement::NotIn(key, values)),
                 ("Exists", true) => requirements.push(Requirement::Exists(key)),
                 ("DoesNotExist", true) => requirements.push(Requirement::DoesNotExist(key)),
-                ("In" | "NotIn", true) => return Err(at(".values", format!("{operator} needs at least one value"))),
+                ("In" | "NotIn", true) => {
+                    return Err(at(".values", format!("{operator} needs at least one value")));
+                }
                 ("Exists" | "DoesNotExist", false) => {
                     return Err(at(".values", format!("{operator} takes no values")));
                 }
                 _ => {
-                    let problem = format!("{operator:?} is not an operator (In, NotIn, Exists, DoesNotExist)");
+                    let problem =
+                        format!("{operator:?} is not an operator (In, NotIn, Exists, DoesNotExist)");
                     return Err(at(".operator", problem));
                 }
             }
@@ -111,7 +114,9 @@ impl Selector {
         let has = |values: &[String], value: &str| values.binary_search_by(|v| v.as_str().cmp(value)).is_ok();
         self.0.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => labels.get(key.as_str()).is_some_and(|value| has(values, value)),
-            Requirement::NotIn(key, values) => labels.get(key.as_str()).is_none_or(|value| !has(values, value)),
+            Requirement::NotIn(key, values) => {
+                labels.get(key.as_str()).is_none_or(|value| !has(values, value))
+            }
             Requirement::Exists(key) => labels.contains_key(key.as_str()),
             Requirement::DoesNotExist(key) => !labels.contains_key(key.as_str()),
         })

@@ -1,4 +1,4 @@
-//! Services with their EndpointSlices to [`Service`](crate::intent::Service)s: one a Service, port and family.
+//! Services with their EndpointSlices to [`Service`]s: one a Service, port and family.
 //!
 //! Left out without a word: headless Services (`clusterIP: None`), `ExternalName`, and what carries the label
 //! `service.kubernetes.io/service-proxy-name` or `service.kubernetes.io/headless`: they are not a proxy's to serve.

@@ -80,16 +80,26 @@ fn number_rules(policies: &[&Policy], intent: &Intent) -> Numbered {
                     index: rule.index,
                 });
                 let named = |port: &&PortMatch| !ingress && matches!(port.port, PortSelector::Named(_));
-                let (named, plain): (Vec<&PortMatch>, Vec<&PortMatch>) = rule.ports.iter().flatten().partition(named);
+                let (named, plain): (Vec<&PortMatch>, Vec<&PortMatch>) =
+                    rule.ports.iter().flatten().partition(named);
                 if rule.ports.is_none() || !plain.is_empty() {
                     let ports = rule.ports.as_ref().map(|_| plain.into_iter().cloned().collect());
-                    parts.push(Part { rule: id, group: numbered.groups.number(rule.peers.as_ref(), None), ports });
+                    parts.push(Part {
+                        rule: id,
+                        group: numbered.groups.number(rule.peers.as_ref(), None),
+                        ports,
+                    });
                 }
                 for port in named {
                     let PortSelector::Named(name) = &port.port else { continue };
-                    for (number, identities) in holders.get(&(name.as_str(), port.protocol)).into_iter().flatten() {
+                    for (number, identities) in
+                        holders.get(&(name.as_str(), port.protocol)).into_iter().flatten()
+                    {
                         let group = numbered.groups.number(rule.peers.as_ref(), Some(identities));
-                        let port = PortMatch { protocol: port.protocol, port: PortSelector::Range(*number, *number) };
+                        let port = PortMatch {
+                            protocol: port.protocol,
+                            port: PortSelector::Range(*number, *number),
+                        };
                         parts.push(Part { rule: id, group, ports: Some(vec![port]) });
                     }
                 }
@@ -105,7 +115,10 @@ fn number_rules(policies: &[&Policy], intent: &Intent) -> Numbered {
 /// All named ports with their identities, identities ascending.
 fn named_ports(intent: &Intent) -> impl Iterator<Item = (u32, (&str, &Protocol, &u16))> {
     intent.identities.iter().enumerate().flat_map(|(identity, class)| {
-        class.named_ports.iter().map(move |(name, protocol, port)| (identity as u32, (name.as_str(), protocol, port)))
+        class
+            .named_ports
+            .iter()
+            .map(move |(name, protocol, port)| (identity as u32, (name.as_str(), protocol, port)))
     })
 }
 
@@ -140,10 +153,12 @@ impl Subjects {
                 if policies.is_empty() {
                     return 0;
                 }
-                *known.entry((policies, ports.to_vec(), ingress)).or_insert_with_key(|(policies, ports, ingress)| {
-                    subjects.subjects.push(DraftSubject::new(policies, ports, *ingress, numbered));
-                    subjects.subjects.len() as u32
-                })
+                *known.entry((policies, ports.to_vec(), ingress)).or_insert_with_key(
+                    |(policies, ports, ingress)| {
+                        subjects.subjects.push(DraftSubject::new(policies, ports, *ingress, numbered));
+                        subjects.subjects.len() as u32
+                    },
+                )
             };
             let numbers = (number(ingress, &identity.named_ports, true), number(egress, &[], false));
             subjects.of_identity.push(numbers);
@@ -156,7 +171,10 @@ impl DraftSubject {
     fn new(policies: &[u32], ports: &[(String, Protocol, u16)], ingress: bool, numbered: &Numbered) -> Self {
         let lists = policies.iter().filter_map(|policy| numbered.parts.get(*policy as usize)?.of(ingress));
         let resolved = |part: &Part| Part {
-            ports: part.ports.as_ref().map(|list| list.iter().flat_map(|port| resolve(port, ports)).collect()),
+            ports: part
+                .ports
+                .as_ref()
+                .map(|list| list.iter().flat_map(|port| resolve(port, ports)).collect()),
             ..part.clone()
         };
         DraftSubject { policies: policies.to_vec(), parts: lists.flatten().map(resolved).collect() }
@@ -167,7 +185,8 @@ impl DraftSubject {
 fn resolve(port: &PortMatch, named: &[(String, Protocol, u16)]) -> Vec<PortMatch> {
     let PortSelector::Named(wanted) = &port.port else { return vec![port.clone()] };
     let meant = named.iter().filter(|(name, protocol, _)| name == wanted && *protocol == port.protocol);
-    let range = |number: u16| PortMatch { protocol: port.protocol, port: PortSelector::Range(number, number) };
+    let range =
+        |number: u16| PortMatch { protocol: port.protocol, port: PortSelector::Range(number, number) };
     meant.map(|(_, _, number)| range(*number)).collect()
 }
 
@@ -190,7 +209,11 @@ fn add_addresses(
         let identity = endpoint.identity;
         let Some((ingress, egress)) = subjects.of_identity.get(identity as usize).copied() else {
             let problem = format!("there is no identity {identity}");
-            return Err(invalid(format!("Pod {}", endpoint.name), format!("endpoints[{number}].identity"), problem));
+            return Err(invalid(
+                format!("Pod {}", endpoint.name),
+                format!("endpoints[{number}].identity"),
+                problem,
+            ));
         };
         for address in &endpoint.addresses {
             if endpoint.host_network {
@@ -234,7 +257,9 @@ fn spans(part: &Part) -> Vec<Span> {
 }
 
 fn check(policy: &Policy, identities: usize) -> Result<(), CompileError> {
-    let refuse = |field: String, problem: String| Err(invalid(format!("{} {}", policy.kind, policy.name), field, problem));
+    let refuse = |field: String, problem: String| {
+        Err(invalid(format!("{} {}", policy.kind, policy.name), field, problem))
+    };
     let missing = |list: &[u32]| list.iter().position(|identity| *identity as usize >= identities);
     if let Some(position) = missing(&policy.subjects) {
         return refuse(format!("subjects[{position}]"), format!("there are {identities} identities"));
@@ -258,7 +283,10 @@ fn check(policy: &Policy, identities: usize) -> Result<(), CompileError> {
             if let PortSelector::Range(first, last) = port.port
                 && last < first
             {
-                return refuse(format!("{at}.ports[{position}]"), format!("the range {first}-{last} is empty"));
+                return refuse(
+                    format!("{at}.ports[{position}]"),
+                    format!("the range {first}-{last} is empty"),
+                );
             }
         }
     }

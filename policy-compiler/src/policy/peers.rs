@@ -97,8 +97,15 @@ impl Groups {
         }
         let (prefixes, block_sets) = block_sets(&self.blocks);
         let members = vec![Vec::new(); self.groups.len()];
-        let mut classes =
-            Classes { groups: self.groups, of_identity, of_block, prefixes, block_sets, members, ..Classes::default() };
+        let mut classes = Classes {
+            groups: self.groups,
+            of_identity,
+            of_block,
+            prefixes,
+            block_sets,
+            members,
+            ..Classes::default()
+        };
         classes.class(None, None);
         classes
     }
@@ -123,7 +130,8 @@ impl Classes {
 
     /// The class of every address that no endpoint has.
     pub(super) fn outside(&mut self) -> PrefixMap<u32> {
-        let classes: Vec<u32> = (0..self.block_sets.len() as u32).map(|set| self.class(None, Some(set))).collect();
+        let classes: Vec<u32> =
+            (0..self.block_sets.len() as u32).map(|set| self.class(None, Some(set))).collect();
         self.prefixes.map(|set| classes.get(set as usize).copied().unwrap_or_default())
     }
 

@@ -94,7 +94,8 @@ pub fn summary(intent: &Intent, policy: &PolicyTable) -> Summary {
         Some(found).filter(|found| !found.ingress.is_empty() || !found.egress.is_empty())
     };
     let idle = intent.policies.iter().filter(|policy| policy.subjects.is_empty());
-    let rules = intent.policies.iter().flat_map(|policy| policy.ingress.iter().chain(&policy.egress)).map(Vec::len);
+    let rules =
+        intent.policies.iter().flat_map(|policy| policy.ingress.iter().chain(&policy.egress)).map(Vec::len);
     Summary {
         nodes: intent.nodes.len(),
         endpoints: intent.endpoints.len(),

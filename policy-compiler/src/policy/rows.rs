@@ -91,7 +91,8 @@ impl RowBuilder {
 fn match_classes(groups: &[u32], classes: &Classes, count: usize) -> (Vec<u32>, Vec<Vec<u32>>) {
     let everyone = |group: &u32| classes.group(*group).is_some_and(|group| group.everyone);
     let positions = || groups.iter().enumerate().map(|(position, group)| (position as u32, group));
-    let always: Vec<u32> = positions().filter(|(_, group)| everyone(group)).map(|(position, _)| position).collect();
+    let always: Vec<u32> =
+        positions().filter(|(_, group)| everyone(group)).map(|(position, _)| position).collect();
     let mut some = HashMap::<u32, Vec<u32>>::new();
     for (position, group) in positions().filter(|(_, group)| !everyone(group)) {
         for class in classes.members(*group) {

@@ -70,13 +70,19 @@ fn addresses_of_every_sort() {
 
 #[test]
 fn what_cannot_be_is_refused_by_name() {
-    let rows: [(&str, fn(&mut Intent)); 6] = [
+    type Spoil = fn(&mut Intent);
+    let rows: [(&str, Spoil); 6] = [
         ("intent: node: node \"x\" is not among the nodes", |i| i.node = "x".into()),
         ("intent: node: node \"\" is not among the nodes", |i| i.node.clear()),
-        ("Pod default/here: endpoints[0].node: no node is called \"x\"", |i| i.endpoints[0].node = "x".into()),
-        ("Pod default/there: endpoints[1].addresses[0]: 10.1.0.5 belongs to another endpoint or node already", |i| {
-            i.endpoints[1].addresses = i.endpoints[0].addresses.clone();
+        ("Pod default/here: endpoints[0].node: no node is called \"x\"", |i| {
+            i.endpoints[0].node = "x".into()
         }),
+        (
+            "Pod default/there: endpoints[1].addresses[0]: 10.1.0.5 belongs to another endpoint or node already",
+            |i| {
+                i.endpoints[1].addresses = i.endpoints[0].addresses.clone();
+            },
+        ),
         ("Node b: nodes[1].addresses: 192.168.0.1/32 belongs to node a already", |i| {
             i.nodes[1].addresses = i.nodes[0].addresses.clone();
         }),
@@ -126,7 +132,11 @@ fn route_of(intent: &Intent, address: IpAddr) -> Route {
 /// Sixty-four addresses, so that ranges nest and everything meets.
 fn addresses() -> impl Strategy<Value = IpAddr> {
     (0..32_u8, any::<bool>()).prop_map(|(low, v6)| {
-        if v6 { IpAddr::from([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, low]) } else { IpAddr::from([10, 0, 0, low]) }
+        if v6 {
+            IpAddr::from([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, low])
+        } else {
+            IpAddr::from([10, 0, 0, low])
+        }
     })
 }
 
@@ -150,13 +160,14 @@ fn clusters() -> impl Strategy<Value = Intent> {
             pod_cidrs,
             zone: String::new(),
         });
-        let endpoints = pods.into_iter().enumerate().map(|(index, (node, addresses, host_network))| Endpoint {
-            name: ObjectName::new("default", format!("pod-{index}")),
-            node: if node < count { name(node) } else { String::new() },
-            addresses,
-            host_network,
-            identity: 0,
-        });
+        let endpoints =
+            pods.into_iter().enumerate().map(|(index, (node, addresses, host_network))| Endpoint {
+                name: ObjectName::new("default", format!("pod-{index}")),
+                node: if node < count { name(node) } else { String::new() },
+                addresses,
+                host_network,
+                identity: 0,
+            });
         Intent {
             node: name(0),
             nodes: nodes.collect(),

@@ -31,7 +31,11 @@ pub(super) fn compile(
     let services = intent.services.iter().map(|service| entry(service, node, &mut sets, previous)).collect();
     let mut table = ServiceTable {
         services,
-        names: intent.services.iter().map(|service| (service.name.clone(), service.port_name.clone())).collect(),
+        names: intent
+            .services
+            .iter()
+            .map(|service| (service.name.clone(), service.port_name.clone()))
+            .collect(),
         sets,
         clients: Clients::compile(intent),
         masquerade_all: options.masquerade_all,

@@ -1,43 +1,19 @@
-//! Kubernetes' own expectations of kube-proxy (recorded from its tests, v1.36), where the folder
-//! `PENSTOCK_CONFORMANCE` (or `../../shared/conformance`) is at hand. Read, never edited to fit.
+//! Kubernetes' own expectations of kube-proxy (recorded from its tests, v1.36), where the data are at hand.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::compile::{select, uses_cluster, uses_local};
 use super::{NodePortAddresses, Resolution, ServiceOptions, ServiceQuery, ServiceTable};
+use crate::conformance::{data, list, name_of, text};
 use crate::evaluate::{Probe, ProbeProtocol, Verdict, evaluate_intent};
 use crate::intent::{
     Backend, Frontend, FrontendKind, Intent, Node, ObjectName, Protocol, Service, TrafficPolicy,
 };
 use crate::maglev::Member;
 use crate::objects::{IntentOptions, Objects};
-
-fn data(name: &str) -> Option<Value> {
-    let asked_for = std::env::var_os("PENSTOCK_CONFORMANCE").map(PathBuf::from);
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/conformance");
-    let path = asked_for.as_ref().unwrap_or(&beside).join("services").join(name);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Some(serde_json::from_str(&text).unwrap()),
-        Err(_) if asked_for.is_none() => None,
-        Err(error) => panic!("{}: {error}", path.display()),
-    }
-}
-
-fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
-    value[field].as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or_default()
-}
-
-fn name_of(object: &Value) -> ObjectName {
-    ObjectName::new(text(&object["metadata"], "namespace"), text(&object["metadata"], "name"))
-}
 
 /// The objects of a scenario; pods are told by the ranges that its `how_to_read` names.
 fn objects(scenario: &Value) -> Objects {
@@ -144,7 +120,7 @@ fn check_evaluate(scenario: &Value, intent: &Intent, flow: &Value) -> Result<(),
 #[test]
 #[allow(clippy::print_stdout, reason = "CI reports how many cases ran")]
 fn the_flows_of_kube_proxys_tests_go_where_they_should() {
-    let Some(data) = data("kube-proxy-flows.json") else { return };
+    let Some(data) = data("services/kube-proxy-flows.json") else { return };
     let (mut ran, mut failures) = (0_u64, Vec::new());
     for scenario in list(&data, "scenarios") {
         let ranges = vec![text(scenario, "serviceCIDRs").parse().unwrap()];
@@ -220,7 +196,7 @@ fn topology_service(case: &Value, node: &str) -> Service {
 #[test]
 #[allow(clippy::print_stdout, reason = "CI reports how many cases ran")]
 fn kube_proxys_choice_of_endpoints_is_ours() {
-    let Some(data) = data("kube-proxy-topology.json") else { return };
+    let Some(data) = data("services/kube-proxy-topology.json") else { return };
     let (mut ran, mut failures) = (0_u64, Vec::new());
     for case in list(&data, "cases") {
         ran += 1;

@@ -173,7 +173,8 @@ impl Fault {
         let Fault { object, field, problem, kind, code } = self;
         let text = match output {
             Output::Json => {
-                json!({"error": {"object": object, "field": field, "problem": problem, "kind": kind}}).to_string()
+                json!({"error": {"object": object, "field": field, "problem": problem, "kind": kind}})
+                    .to_string()
             }
             Output::Human => {
                 let parts = ["penstockctl", &object, &field, &problem];
@@ -235,7 +236,8 @@ impl From<LoadError> for Fault {
             | LoadError::TooDeep { ref path } => {
                 let object = path.display().to_string();
                 let text = error.to_string();
-                let problem = text.strip_prefix(&object).map_or(text.as_str(), |rest| rest.trim_start_matches(": "));
+                let problem =
+                    text.strip_prefix(&object).map_or(text.as_str(), |rest| rest.trim_start_matches(": "));
                 Fault::invalid(object, "", problem)
             }
             LoadError::Manifest(ManifestError::Syntax { file, document, problem }) => {

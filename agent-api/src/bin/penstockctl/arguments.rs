@@ -207,8 +207,8 @@ pub(crate) struct Evaluate {
     pub(crate) probes: PathBuf,
 }
 
-/// Examples: explain tcp 10.1.0.2:40000 10.2.0.3:27017; explain udp '[fd00::1]:5000' '[fd00::2]:53';
-/// explain tcp shop/web-1 shop/db:5432
+/// Examples: `explain tcp 10.1.0.2:40000 10.2.0.3:27017`; `explain udp '[fd00::1]:5000' '[fd00::2]:53'`;
+/// `explain tcp shop/web-1 shop/db:5432`
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// tcp, udp, sctp, icmp, icmpv6 or a number.
@@ -267,7 +267,9 @@ fn mac(text: &str) -> Result<[u8; 6], String> {
     let is_hex = |part: &str| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
     let octet = |part: &str| is_hex(part).then(|| u8::from_str_radix(part, 16).ok()).flatten();
     let octets: Option<Vec<u8>> = text.split(':').map(octet).collect();
-    octets.and_then(|octets| octets.try_into().ok()).ok_or_else(|| "not six octets such as 02:00:00:00:00:01".into())
+    octets
+        .and_then(|octets| octets.try_into().ok())
+        .ok_or_else(|| "not six octets such as 02:00:00:00:00:01".into())
 }
 
 #[cfg(test)]
@@ -287,7 +289,12 @@ mod tests {
         assert!(good("penstockctl ports add --device veth0 --pod a/b --mac 02:00:00:00:00:01"));
         assert!(good("penstockctl ports add --device veth0 --uplink"));
         assert!(good("penstockctl apply --manifests x --node y --expect 3"));
-        for wrong in ["ports add --device veth0", "ports add --device veth0 --uplink --host", "apply --node y", "apply --manifests x"] {
+        for wrong in [
+            "ports add --device veth0",
+            "ports add --device veth0 --uplink --host",
+            "apply --node y",
+            "apply --manifests x",
+        ] {
             assert!(!good(&format!("penstockctl {wrong}")), "{wrong}");
         }
     }
@@ -295,7 +302,14 @@ mod tests {
     #[test]
     fn mac_addresses_and_pods_are_checked() {
         assert_eq!(mac("02:00:00:00:0a:Ff"), Ok([2, 0, 0, 0, 10, 255]));
-        for wrong in ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "02:00:00:00:00:0g", "2:0:0:0:0:1", "+2:00:00:00:00:00"] {
+        for wrong in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:00:00",
+            "02:00:00:00:00:0g",
+            "2:0:0:0:0:1",
+            "+2:00:00:00:00:00",
+        ] {
             assert!(mac(wrong).is_err(), "{wrong}");
         }
         assert!(pod_name("shop/web").is_ok());
@@ -306,7 +320,8 @@ mod tests {
 
     #[test]
     fn protocols_have_names_and_numbers() {
-        let rows = [("tcp", 6), ("TCP", 6), ("udp", 17), ("sctp", 132), ("icmp", 1), ("icmpv6", 58), ("47", 47)];
+        let rows =
+            [("tcp", 6), ("TCP", 6), ("udp", 17), ("sctp", 132), ("icmp", 1), ("icmpv6", 58), ("47", 47)];
         for (text, number) in rows {
             assert_eq!(protocol(text), Ok(number));
         }

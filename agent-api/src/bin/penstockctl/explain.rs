@@ -84,7 +84,8 @@ impl End {
         };
         let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if let Some(inner) = bracketed {
-            let address = inner.parse::<std::net::Ipv6Addr>().map_err(|_| wrong("has no IPv6 address in brackets"))?;
+            let address =
+                inner.parse::<std::net::Ipv6Addr>().map_err(|_| wrong("has no IPv6 address in brackets"))?;
             return Ok(End { which, host: Host::Address(address.into()), port });
         }
         if let Ok(address) = host.parse::<std::net::Ipv4Addr>() {
@@ -104,19 +105,27 @@ impl End {
             Host::Address(address) => return Ok(vec![*address]),
             Host::Name(namespace, name) => (namespace, name),
         };
-        let pods = intent.endpoints.iter().filter(|pod| pod.name.namespace == *namespace && pod.name.name == *name);
+        let pods =
+            intent.endpoints.iter().filter(|pod| pod.name.namespace == *namespace && pod.name.name == *name);
         let pods: Vec<IpAddr> = pods.flat_map(|pod| pod.addresses.iter().copied()).collect();
         if !pods.is_empty() {
             return Ok(pods);
         }
-        let services = intent.services.iter().filter(|s| s.name.namespace == *namespace && s.name.name == *name);
+        let services =
+            intent.services.iter().filter(|s| s.name.namespace == *namespace && s.name.name == *name);
         let frontends = services.flat_map(|service| &service.frontends);
         let cluster = frontends.filter(|frontend| frontend.kind == FrontendKind::ClusterIp);
         let addresses: Vec<IpAddr> = cluster.filter_map(|frontend| frontend.address).collect();
         if self.which == "source" || addresses.is_empty() {
             let problem = format!("no pod with an address is called {namespace}/{name} in the running state");
             let field = self.which.to_owned();
-            return Err(Fault { object: "explain".into(), field, problem, kind: "not_found", code: NEGATIVE });
+            return Err(Fault {
+                object: "explain".into(),
+                field,
+                problem,
+                kind: "not_found",
+                code: NEGATIVE,
+            });
         }
         Ok(addresses)
     }
@@ -152,7 +161,17 @@ mod tests {
         for (text, (host, port)) in rows {
             assert_eq!(End::parse("source", text).unwrap(), End { which: "source", host, port }, "{text}");
         }
-        for wrong in ["", ":80", "10.1.0.2:", "10.1.0.2:65536", "[::1]:x", "[10.1.0.2]:80", "web", "/web:80", "shop/:80"] {
+        for wrong in [
+            "",
+            ":80",
+            "10.1.0.2:",
+            "10.1.0.2:65536",
+            "[::1]:x",
+            "[10.1.0.2]:80",
+            "web",
+            "/web:80",
+            "shop/:80",
+        ] {
             assert_eq!(End::parse("source", wrong).unwrap_err().kind, "usage", "{wrong}");
         }
     }

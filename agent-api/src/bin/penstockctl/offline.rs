@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use agent_api::tools::agent::prepare;
-use policy_compiler::evaluate::{Answer as ProbeAnswer, DirectionAnswer, Probe, evaluate_intent, parse_probes};
+use policy_compiler::evaluate::{
+    Answer as ProbeAnswer, DirectionAnswer, Probe, evaluate_intent, parse_probes,
+};
 use policy_compiler::intent::ObjectName;
 use policy_compiler::objects::Warning;
 use policy_compiler::policy::PolicyTable;
@@ -16,7 +18,8 @@ use crate::arguments::{Evaluate, Manifests, Matrix};
 use crate::running::{dash, protocol_name, text_from};
 
 pub(crate) fn policy_check(manifests: &Manifests, node: Option<&str>) -> Result<Answer, Fault> {
-    let (intent, warnings) = prepare(&manifests.folder, node.unwrap_or_default(), &manifests.network.options())?;
+    let (intent, warnings) =
+        prepare(&manifests.folder, node.unwrap_or_default(), &manifests.network.options())?;
     let policy = match node {
         Some(_) => Tables::compile(&intent, 1, &Capacity::default())?.policy,
         None => PolicyTable::compile(&intent)?.into(),
@@ -94,7 +97,8 @@ fn answer_rows(probes: &[Probe], answers: &[ProbeAnswer]) -> Rows {
     let mut rows = Rows::new([
         "from", "to", "protocol", "port", "verdict", "egress", "ingress", "service", "backends", "snat",
     ]);
-    let rule = |direction: &Option<DirectionAnswer>| direction.as_ref().map_or("-".into(), |d| d.rule.clone());
+    let rule =
+        |direction: &Option<DirectionAnswer>| direction.as_ref().map_or("-".into(), |d| d.rule.clone());
     for (probe, answer) in probes.iter().zip(answers) {
         rows.row([
             probe.from.clone(),

@@ -8,9 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_api::client::{Client, ConnectOptions};
-use agent_api::contract::{
-    AddPort, DropEvent, FlowInfo, PortInfo, PortRole, State, Stats, WorkerStats,
-};
+use agent_api::contract::{AddPort, DropEvent, FlowInfo, PortInfo, PortRole, State, Stats, WorkerStats};
 use agent_api::tools::agent::prepare;
 use futures::StreamExt;
 use policy_compiler::intent::{Backend, Frontend, Intent, Service};
@@ -112,7 +110,17 @@ pub(crate) async fn stats(connection: &Connection) -> Result<Answer, Fault> {
 
 fn worker_rows(workers: &[WorkerStats]) -> Rows {
     let mut rows = Rows::new([
-        "worker", "core", "rx", "generated", "tx", "drops", "held", "hits", "misses", "cycles/packet", "sleeps",
+        "worker",
+        "core",
+        "rx",
+        "generated",
+        "tx",
+        "drops",
+        "held",
+        "hits",
+        "misses",
+        "cycles/packet",
+        "sleeps",
         "chunks free/all",
     ]);
     for worker in workers {
@@ -160,7 +168,8 @@ fn port_counters(stats: &Stats) -> Rows {
 fn flow_tables(stats: &Stats) -> Rows {
     let mut rows = Rows::new(["flow table", "entries", "capacity", "evicted", "memory"]);
     for (name, table) in &stats.flows {
-        let evicted: Vec<String> = table.evicted.iter().map(|(state, count)| format!("{state}={count}")).collect();
+        let evicted: Vec<String> =
+            table.evicted.iter().map(|(state, count)| format!("{state}={count}")).collect();
         rows.row([
             name.clone(),
             table.entries.to_string(),
@@ -285,7 +294,16 @@ fn port_rows(ports: &[PortInfo]) -> Rows {
 pub(crate) async fn flows(connection: &Connection, limit: usize) -> Result<Answer, Fault> {
     let flows = connect(connection).await?.flows(limit).await?;
     let mut rows = Rows::new([
-        "protocol", "source", "destination", "verdict", "direction", "state", "leaves as", "packets", "idle", "rule",
+        "protocol",
+        "source",
+        "destination",
+        "verdict",
+        "direction",
+        "state",
+        "leaves as",
+        "packets",
+        "idle",
+        "rule",
     ]);
     for flow in &flows {
         rows.row([

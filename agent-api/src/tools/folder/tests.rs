@@ -82,16 +82,23 @@ fn a_fingerprint_tells_edits_renames_and_swapped_links() {
     let tick = || std::thread::sleep(std::time::Duration::from_millis(10));
     let mut last = fingerprint(folder.path());
     assert_eq!(fingerprint(folder.path()), last, "looking changes nothing");
-    let mut edits: Vec<(&str, Box<dyn FnMut()>)> = vec![
+    type Edit<'a> = Box<dyn FnMut() + 'a>;
+    let mut edits: Vec<(&str, Edit<'_>)> = vec![
         ("an edit of the same length", Box::new(|| fs::write(at("one.yaml"), namespace("two")).unwrap())),
-        ("a rename over it", Box::new(|| {
-            fs::write(at(".new"), namespace("two")).unwrap();
-            fs::rename(at(".new"), at("one.yaml")).unwrap();
-        })),
-        ("a swapped link", Box::new(|| {
-            symlink("..2", at("..new")).unwrap();
-            fs::rename(at("..new"), at("..data")).unwrap();
-        })),
+        (
+            "a rename over it",
+            Box::new(|| {
+                fs::write(at(".new"), namespace("two")).unwrap();
+                fs::rename(at(".new"), at("one.yaml")).unwrap();
+            }),
+        ),
+        (
+            "a swapped link",
+            Box::new(|| {
+                symlink("..2", at("..new")).unwrap();
+                fs::rename(at("..new"), at("..data")).unwrap();
+            }),
+        ),
         ("a removal", Box::new(|| fs::remove_file(at("one.yaml")).unwrap())),
     ];
     for (what, edit) in &mut edits {

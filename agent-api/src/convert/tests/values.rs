@@ -1,0 +1,378 @@
+//! Arbitrary plain values: everything the types can hold, whether or not a compiler would take it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use policy_compiler::intent::{
+    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, IpBlock, Node, ObjectName, Peers, Policy,
+    PolicyKind, PortMatch, PortSelector, Protocol, Rule, Service, TrafficPolicy,
+};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+use crate::contract::{
+    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, FlowTableStats, PortInfo, PortRole,
+    PortStats, Refusal, RefusalKind, State, Stats, WorkerStats,
+};
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![4 => "[a-z0-9./=-]{0,10}", 1 => any::<String>()]
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)]
+}
+
+fn addresses() -> impl Strategy<Value = Vec<IpAddr>> {
+    vec(address(), 0..3)
+}
+
+/// Bits behind the length are kept as they are.
+fn prefix() -> impl Strategy<Value = IpNet> {
+    (address(), 0..=128_u8).prop_map(|(address, length)| {
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        IpNet::new(address, length.min(most)).unwrap()
+    })
+}
+
+fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
+    vec(prefix(), 0..3)
+}
+
+fn object_name() -> impl Strategy<Value = ObjectName> {
+    (text(), "[a-z]{1,8}").prop_map(|(namespace, name)| ObjectName::new(namespace, name))
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)]
+}
+
+pub(super) fn intent() -> impl Strategy<Value = Intent> {
+    let parts = (
+        text(),
+        any::<u32>(),
+        vec(node(), 0..3),
+        vec(identity(), 0..3),
+        vec(endpoint(), 0..4),
+        vec(policy(), 0..3),
+        vec(service(), 0..3),
+        prefixes(),
+    );
+    parts.prop_map(|(node, vni, nodes, identities, endpoints, policies, services, service_ranges)| Intent {
+        node,
+        vni,
+        nodes,
+        identities,
+        endpoints,
+        policies,
+        services,
+        service_ranges,
+    })
+}
+
+fn node() -> impl Strategy<Value = Node> {
+    (text(), addresses(), prefixes(), text()).prop_map(|(name, addresses, pod_cidrs, zone)| Node {
+        name,
+        addresses,
+        pod_cidrs,
+        zone,
+    })
+}
+
+fn identity() -> impl Strategy<Value = Identity> {
+    (text(), vec(text(), 0..3), vec((text(), protocol(), any::<u16>()), 0..3))
+        .prop_map(|(namespace, labels, named_ports)| Identity { namespace, labels, named_ports })
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    (object_name(), text(), addresses(), any::<bool>(), any::<u32>()).prop_map(
+        |(name, node, addresses, host_network, identity)| Endpoint {
+            name,
+            node,
+            addresses,
+            host_network,
+            identity,
+        },
+    )
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let rules = || option::of(vec(rule(), 0..3));
+    (object_name(), text(), vec(any::<u32>(), 0..4), rules(), rules()).prop_map(
+        |(name, resource_version, subjects, ingress, egress)| Policy {
+            kind: PolicyKind::NetworkPolicy,
+            name,
+            resource_version,
+            subjects,
+            ingress,
+            egress,
+        },
+    )
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (any::<u32>(), option::of(peers()), option::of(vec(port_match(), 0..3)))
+        .prop_map(|(index, peers, ports)| Rule { index, peers, ports })
+}
+
+fn peers() -> impl Strategy<Value = Peers> {
+    let block = (prefix(), prefixes()).prop_map(|(cidr, except)| IpBlock { cidr, except });
+    (vec(any::<u32>(), 0..4), vec(block, 0..3)).prop_map(|(identities, blocks)| Peers { identities, blocks })
+}
+
+fn port_match() -> impl Strategy<Value = PortMatch> {
+    let port = prop_oneof![
+        Just(PortSelector::Any),
+        any::<(u16, u16)>().prop_map(|(first, last)| PortSelector::Range(first, last)),
+        text().prop_map(PortSelector::Named),
+    ];
+    (protocol(), port).prop_map(|(protocol, port)| PortMatch { protocol, port })
+}
+
+fn traffic_policy() -> impl Strategy<Value = TrafficPolicy> {
+    prop_oneof![Just(TrafficPolicy::Cluster), Just(TrafficPolicy::Local)]
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let parts = (
+        object_name(),
+        text(),
+        option::of(protocol()),
+        vec(frontend(), 0..3),
+        traffic_policy(),
+        traffic_policy(),
+        any::<Option<u32>>(),
+        prefixes(),
+        vec(backend(), 0..3),
+    );
+    parts.prop_map(
+        |(name, port_name, protocol, frontends, internal, external, affinity, ranges, backends)| Service {
+            name,
+            port_name,
+            protocol,
+            frontends,
+            internal_policy: internal,
+            external_policy: external,
+            affinity_seconds: affinity,
+            source_ranges: ranges,
+            backends,
+        },
+    )
+}
+
+fn frontend() -> impl Strategy<Value = Frontend> {
+    let kind = prop_oneof![
+        Just(FrontendKind::ClusterIp),
+        Just(FrontendKind::NodePort),
+        Just(FrontendKind::ExternalIp),
+        Just(FrontendKind::LoadBalancer),
+    ];
+    (kind, option::of(address()), any::<u16>(), any::<bool>())
+        .prop_map(|(kind, address, port, ipv6)| Frontend { kind, address, port, ipv6 })
+}
+
+fn backend() -> impl Strategy<Value = Backend> {
+    let hints = (vec(text(), 0..2), vec(text(), 0..2));
+    (address(), any::<u16>(), text(), any::<[bool; 3]>(), hints, any::<u32>()).prop_map(
+        |(address, port, node, [ready, serving, terminating], (zone_hints, node_hints), weight)| Backend {
+            address,
+            port,
+            node,
+            ready,
+            serving,
+            terminating,
+            zone_hints,
+            node_hints,
+            weight,
+        },
+    )
+}
+
+pub(super) fn state() -> impl Strategy<Value = State> {
+    (any::<u64>(), vec(any::<u64>(), 0..4), intent()).prop_map(|(generation, workers, intent)| State {
+        generation,
+        workers,
+        intent,
+    })
+}
+
+pub(super) fn applied() -> impl Strategy<Value = Applied> {
+    any::<(u64, u64)>().prop_map(|(generation, microseconds)| Applied { generation, microseconds })
+}
+
+pub(super) fn refusal() -> impl Strategy<Value = Refusal> {
+    let kind = prop_oneof![
+        Just(RefusalKind::Invalid),
+        Just(RefusalKind::NotFound),
+        Just(RefusalKind::Exists),
+        Just(RefusalKind::Capacity),
+        Just(RefusalKind::Conflict),
+        Just(RefusalKind::System),
+    ];
+    (text(), text(), text(), kind).prop_map(|(object, field, problem, kind)| Refusal {
+        object,
+        field,
+        problem,
+        kind,
+    })
+}
+
+fn counts() -> impl Strategy<Value = BTreeMap<String, u64>> {
+    btree_map(text(), any::<u64>(), 0..3)
+}
+
+pub(super) fn stats() -> impl Strategy<Value = Stats> {
+    let flows = btree_map(text(), flow_table(), 0..3);
+    let uptime = any::<f64>().prop_filter("equal to itself", |seconds| !seconds.is_nan());
+    (uptime, any::<u64>(), vec(worker(), 0..3), vec(port_stats(), 0..3), flows).prop_map(
+        |(uptime_seconds, generation, workers, ports, flows)| Stats {
+            uptime_seconds,
+            generation,
+            workers,
+            ports,
+            flows,
+        },
+    )
+}
+
+fn worker() -> impl Strategy<Value = WorkerStats> {
+    (any::<u32>(), any::<Option<u32>>(), any::<[u64; 9]>(), counts(), any::<[u64; 4]>()).prop_map(
+        |(worker, core, numbers, drops, chunks)| {
+            let [rx, generated, tx, held, flow_hits, flow_misses, busy_turns, busy_cycles, sleeps] = numbers;
+            WorkerStats {
+                worker,
+                core,
+                rx,
+                generated,
+                tx,
+                drops,
+                held,
+                flow_hits,
+                flow_misses,
+                busy_turns,
+                busy_cycles,
+                sleeps,
+                chunks,
+            }
+        },
+    )
+}
+
+fn port_stats() -> impl Strategy<Value = PortStats> {
+    (text(), text(), any::<[u64; 4]>(), counts()).prop_map(|(device, pod, numbers, kernel)| {
+        let [rx_packets, rx_bytes, tx_packets, tx_bytes] = numbers;
+        PortStats { device, pod, rx_packets, rx_bytes, tx_packets, tx_bytes, kernel }
+    })
+}
+
+fn flow_table() -> impl Strategy<Value = FlowTableStats> {
+    (any::<[u64; 2]>(), counts(), text()).prop_map(|([entries, capacity], evicted, backing)| FlowTableStats {
+        entries,
+        capacity,
+        evicted,
+        backing,
+    })
+}
+
+pub(super) fn drop_event() -> impl Strategy<Value = DropEvent> {
+    let end = || (option::of(address()), any::<u16>());
+    let texts = (text(), text(), text());
+    (any::<[u64; 3]>(), texts, end(), end(), any::<u8>()).prop_map(
+        |(
+            [time_ns, generation, missed],
+            (reason, device, rule),
+            (src, src_port),
+            (dst, dst_port),
+            protocol,
+        )| {
+            DropEvent {
+                time_ns,
+                reason,
+                device,
+                src,
+                src_port,
+                dst,
+                dst_port,
+                protocol,
+                rule,
+                generation,
+                missed,
+            }
+        },
+    )
+}
+
+pub(super) fn query() -> impl Strategy<Value = ExplainQuery> {
+    (address(), any::<u16>(), address(), any::<u16>(), any::<u8>()).prop_map(
+        |(src, src_port, dst, dst_port, protocol)| ExplainQuery { src, src_port, dst, dst_port, protocol },
+    )
+}
+
+pub(super) fn explanation() -> impl Strategy<Value = Explanation> {
+    let optional = || option::of(text());
+    (text(), optional(), vec(text(), 0..4), any::<u64>(), text(), text(), optional()).prop_map(
+        |(verdict, reason, steps, generation, egress, ingress, backend)| Explanation {
+            verdict,
+            reason,
+            steps,
+            generation,
+            egress,
+            ingress,
+            backend,
+        },
+    )
+}
+
+fn role() -> impl Strategy<Value = PortRole> {
+    prop_oneof![text().prop_map(PortRole::Pod), Just(PortRole::Uplink), Just(PortRole::Host)]
+}
+
+pub(super) fn add_port() -> impl Strategy<Value = AddPort> {
+    ("[a-z0-9]{1,15}", role(), any::<Option<[u8; 6]>>()).prop_map(|(device, role, peer_mac)| AddPort {
+        device,
+        role,
+        peer_mac,
+    })
+}
+
+pub(super) fn port_info() -> impl Strategy<Value = PortInfo> {
+    let macs = any::<([u8; 6], Option<[u8; 6]>)>();
+    (text(), role(), addresses(), macs, any::<u32>(), any::<u32>(), text()).prop_map(
+        |(device, role, addresses, (mac, peer_mac), mtu, worker, mode)| PortInfo {
+            device,
+            role,
+            addresses,
+            mac,
+            peer_mac,
+            mtu,
+            worker,
+            mode,
+        },
+    )
+}
+
+pub(super) fn flow_info() -> impl Strategy<Value = FlowInfo> {
+    let texts = (text(), text(), text());
+    let translated = (option::of(text()), option::of(text()));
+    (query(), texts, translated, any::<bool>(), any::<u32>(), any::<u64>()).prop_map(
+        |(ends, (verdict, state, rule), (translated_src, translated_dst), reply, idle_seconds, packets)| {
+            FlowInfo {
+                src: ends.src,
+                src_port: ends.src_port,
+                dst: ends.dst,
+                dst_port: ends.dst_port,
+                protocol: ends.protocol,
+                verdict,
+                reply,
+                state,
+                translated_src,
+                translated_dst,
+                rule,
+                idle_seconds,
+                packets,
+            }
+        },
+    )
+}
