@@ -39,7 +39,6 @@ struct Inner {
     ports: Vec<PortInfo>,
     /// Every change and every explanation is refused with it.
     refusal: Option<Refusal>,
-    /// Drops that nobody watched yet.
     uptime: f64,
     panics: bool,
 }
@@ -100,6 +99,12 @@ impl Double {
     pub(crate) async fn drop_packet(&self, event: DropEvent) {
         until("a watcher of drops", || self.drops.receiver_count() > 0).await;
         self.drops.send(event).unwrap();
+    }
+
+    /// Drops a packet, whether or not somebody watches.
+    pub(crate) fn drop_unwatched(&self, event: DropEvent) {
+        // An error says that nobody does.
+        let _ = self.drops.send(event);
     }
 
     async fn begin(&self, call: Call) -> Result<(), Refusal> {
