@@ -136,7 +136,6 @@ fn decide_into(
     }
     let route = snapshot.tables.routes.lookup(decision.dst.ip());
     decision.route = Some(route);
-    let way = way_to(snapshot, route, decision.dst.ip());
     let leaves = route == Route::External;
     if route == Route::Unreachable || leaves && origin.is_outside() && decision.service.is_none() {
         return Err(DropReason::NoRoute);
@@ -144,7 +143,7 @@ fn decide_into(
     if matches!(origin, Origin::Tunnel { .. }) && matches!(route, Route::Tunnel(_)) {
         return Err(DropReason::Loop);
     }
-    decision.way = way;
+    decision.way = way_to(snapshot, route, decision.dst.ip());
     // 5. Replies must come back through here: from a Service that says so, and from outside of the cluster.
     if masquerade || leaves && matches!(origin, Origin::Endpoint(_)) {
         decision.masquerade = Some(node_address(snapshot, v6).ok_or(DropReason::NoRoute)?);
@@ -168,40 +167,23 @@ fn resolve(
         protocol: key.protocol(),
     };
     let services = &snapshot.tables.services;
-    match services.resolve(&query) {
-        Resolution::NotAService => Ok(false),
-        Resolution::Reject { service } => {
-            decision.service = Some(service);
-            // A live flow stays with a backend that still serves.
-            match kept.filter(|backend| services.still_serves(&query, *backend)) {
-                Some(backend) => {
-                    decision.dst = backend;
-                    Ok(false)
-                }
-                None => Err(DropReason::ServiceReject),
-            }
-        }
-        Resolution::Drop { service } => {
-            decision.service = Some(service);
-            match kept.filter(|backend| services.still_serves(&query, *backend)) {
-                Some(backend) => {
-                    decision.dst = backend;
-                    Ok(false)
-                }
-                None => Err(DropReason::ServiceDrop),
-            }
+    // A live flow stays with a backend that still serves, whatever new flows are told.
+    let kept = || kept.filter(|backend| services.still_serves(&query, *backend));
+    let (service, choice, masquerade) = match services.resolve(&query) {
+        Resolution::NotAService => return Ok(false),
+        Resolution::Reject { service } => (service, kept().ok_or(DropReason::ServiceReject), false),
+        Resolution::Drop { service } => (service, kept().ok_or(DropReason::ServiceDrop), false),
+        // SCTP's checksum is not of the kind that a translation can adjust.
+        Resolution::Forward { service, .. } if key.protocol() == SCTP => {
+            (service, Err(DropReason::ServiceDrop), false)
         }
         Resolution::Forward { service, backend, masquerade } => {
-            decision.service = Some(service);
-            // SCTP's checksum is not of the kind that a translation can adjust.
-            if key.protocol() == SCTP {
-                return Err(DropReason::ServiceDrop);
-            }
-            let kept = kept.filter(|kept| services.still_serves(&query, *kept));
-            decision.dst = kept.unwrap_or(backend);
-            Ok(masquerade)
+            (service, Ok(kept().unwrap_or(backend)), masquerade)
         }
-    }
+    };
+    decision.service = Some(service);
+    decision.dst = choice?;
+    Ok(masquerade)
 }
 
 /// Whether a packet from `src` may come in here. (An endpoint's own port is held to its addresses packet by packet;

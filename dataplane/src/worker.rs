@@ -278,7 +278,6 @@ impl<P: PacketIo> Worker<P> {
                 Command::TakeHome(closed) => self.pool.take_home(closed),
                 Command::Stop => self.stopping = true,
             }
-            self.store_ledger();
         }
     }
 

@@ -120,8 +120,6 @@ impl Flags {
     pub const NAT: Flags = Flags(1 << 9);
     /// The direction of replies.
     pub const REPLY: Flags = Flags(1 << 10);
-    /// The source is masqueraded (on the forward direction of the flow).
-    pub const MASQUERADE: Flags = Flags(1 << 11);
     /// The destination is a Service's backend (on the forward direction).
     pub const SERVICE: Flags = Flags(1 << 12);
     /// Packets of this direction come by a tunnel or the uplink, never by the port of an endpoint.

@@ -337,11 +337,8 @@ fn entries(
     let v6 = item.parsed.v6;
     let epoch = turn.snapshot.epoch;
     let mut flags = Flags::default();
-    for (holds, flag) in [
-        (rewritten != item.key(), Flags::NAT),
-        (decision.masquerade.is_some(), Flags::MASQUERADE),
-        (decision.service.is_some(), Flags::SERVICE),
-    ] {
+    for (holds, flag) in [(rewritten != item.key(), Flags::NAT), (decision.service.is_some(), Flags::SERVICE)]
+    {
         flags = if holds { flags.with(flag) } else { flags };
     }
     let (rule, egress_rule) = rules(decision);

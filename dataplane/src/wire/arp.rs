@@ -104,14 +104,7 @@ pub fn reply_in_place(frame: &mut Frame, our_mac: Mac) -> bool {
 /// False where the frame's chunk is too small, which it never is.
 #[must_use]
 pub fn request(frame: &mut Frame, src_mac: Mac, src_ip: Ipv4Addr, target: Ipv4Addr) -> bool {
-    let packet = ArpPacket {
-        op: Operation::Request,
-        sender_mac: src_mac,
-        sender_ip: src_ip,
-        target_mac: [0; 6],
-        target_ip: target,
-    };
-    frame.fill(&bytes_of(&packet, BROADCAST))
+    confirm(frame, src_mac, src_ip, target, BROADCAST)
 }
 
 /// As [`request`], straight to the MAC address that was known last: is it still right (RFC 1122, section 2.3.2.1)?
