@@ -58,6 +58,11 @@ impl Head {
         };
     }
 
+    #[cfg(test)]
+    pub(super) fn refuse(&mut self) {
+        self.ports = 0;
+    }
+
     #[inline(always)]
     fn is_v6(&self) -> bool {
         self.kind & Head::IPV6 != 0
