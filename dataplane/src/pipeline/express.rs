@@ -3,7 +3,8 @@
 //!
 //! It accepts and never refuses: a packet that is not plain, or whose line says anything but "forward", takes the general
 //! way (the rest of this module), which is complete by itself and knows nothing of this one. A property test holds
-//! the two against each other, packet by packet.
+//! the two against each other, packet by packet. What no flow of the table can be is not looked for here: an address that
+//! may not send, for example, has no line.
 //!
 //! ```text
 //!   Lane   what all packets of a batch have in common          once a batch
@@ -148,7 +149,7 @@ impl Lane {
         let ports = u32::from_be_bytes(chunk(bytes, PlainV4::L4));
         let may_send = match &self.sources {
             Some((source, _)) => addresses & first_half() == *source,
-            None => parse::is_plain_source(bytes[26]) && is_no_tunnel(plain.protocol, ports as u16),
+            None => is_no_tunnel(plain.protocol, ports as u16),
         };
         if !may_send || !is_in_midstream(plain.protocol, plain.tcp_flags, plain.ttl) {
             return false;

@@ -155,7 +155,7 @@ impl PlainV4 {
     pub(crate) const L4: usize = ETHERNET_LEN + IPV4_LEN;
 
     /// Of a frame whose EtherType, version and header length are those of IPv4 without options; `None` where anything
-    /// else is not plain, or wrong. Not looked at: what the source is, and whether TCP flags make sense.
+    /// else is not plain, or wrong. Not looked at: the addresses, and whether TCP flags make sense.
     #[inline(always)]
     pub(crate) fn read(head: &[u8; PLAIN_V4_LEN], frame_len: usize) -> Option<Self> {
         // Length, identification, fragment, TTL, protocol.
@@ -165,7 +165,6 @@ impl PlainV4 {
         if fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
             || ip_len as usize > frame_len - ETHERNET_LEN
             || !header_sum_is_ones(chunk(head, 14), chunk(head, 22), chunk(head, 30))
-            || chunk::<4, _>(head, 26) == chunk(head, 30)
         {
             return None;
         }
@@ -182,7 +181,8 @@ fn parse_plain_v4(head: &[u8; PLAIN_V4_LEN], frame_len: usize) -> Option<Parsed>
         return None;
     }
     let PlainV4 { ip_len, ttl, protocol, tcp_flags, fragment } = PlainV4::read(head, frame_len)?;
-    if !is_plain_source(head[26]) || protocol == TCP && !flags_can_be(tcp_flags) {
+    let (src, dst): ([u8; 4], [u8; 4]) = (chunk(head, 26), chunk(head, 30));
+    if !PLAIN_SOURCES[src[0] as usize] || src == dst || protocol == TCP && !flags_can_be(tcp_flags) {
         return None;
     }
     let ports = u32::from_be_bytes(chunk(head, PlainV4::L4));
@@ -269,12 +269,6 @@ fn header_sum_is_ones(first: [u8; 8], second: [u8; 8], third: [u8; 4]) -> bool {
     let (total, carry) = total.overflowing_add(u64::from_le_bytes(second));
     // Not zero: the version is not.
     total.wrapping_add(carry as u64).is_multiple_of(0xffff)
-}
-
-/// Whether a source of the common case begins with this octet.
-#[inline(always)]
-pub(crate) fn is_plain_source(first_octet: u8) -> bool {
-    PLAIN_SOURCES[first_octet as usize]
 }
 
 /// Sources of the common case, by the first octet: [`source_may_send`], and not what may be broadcast.
