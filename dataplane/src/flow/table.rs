@@ -30,6 +30,8 @@ const TAG_WORDS: usize = WAYS / 8;
 const BESIDE: usize = 1;
 /// Calls of `sweep` that go through all of the table.
 const SWEEPS: usize = 64;
+/// Word of the line whose low half is the partner's number.
+const PARTNER: usize = 2;
 /// Word of the line that holds its [`Activity`].
 const ACTIVITY: usize = 3;
 
@@ -119,15 +121,27 @@ impl<const WORDS: usize> Table<WORDS> {
         slot
     }
 
-    /// Number of the line beside one that turned out to be another flow's: most flows without a place at home have theirs
-    /// there. It is on its way, and so are the tags, for those that have not.
-    #[inline(never)]
-    pub(crate) fn expect_beside(&self, slot: u32, hash: u64) -> u32 {
+    /// All that a search for `hash`, or placing an entry, looks at first is on its way: for flows that are likely not there.
+    #[inline]
+    pub(crate) fn expect_new(&self, hash: u64) -> u32 {
+        self.prefetch_tags(hash);
+        self.expect(hash)
+    }
+
+    #[inline]
+    fn prefetch_tags(&self, hash: u64) {
         for bucket in self.buckets_of(hash) {
             if let Some(tags) = self.tags.words().get(bucket * TAG_WORDS) {
                 cpu::prefetch(tags);
             }
         }
+    }
+
+    /// Number of the line beside one that turned out to be another flow's: most flows without a place at home have theirs
+    /// there. It is on its way, and so are the tags, for those that have not.
+    #[inline(never)]
+    pub(crate) fn expect_beside(&self, slot: u32, hash: u64) -> u32 {
+        self.prefetch_tags(hash);
         let beside = slot ^ BESIDE as u32;
         self.prefetch_line(beside);
         beside
@@ -348,6 +362,15 @@ impl<const WORDS: usize> Table<WORDS> {
 
     /// The flow to push out, and as what; `None` for the standing of one whose time was over anyway.
     fn worst(&self, candidates: &[usize], now_seconds: u32, kept: u32) -> Option<(u32, Option<Standing>)> {
+        // Both lines of each flow are looked at: all of them at once are on their way before the first is.
+        for slot in candidates {
+            self.prefetch_line(*slot as u32);
+        }
+        for slot in candidates {
+            if let Some(line) = self.line(*slot) {
+                self.prefetch_line(line[PARTNER].load(Ordering::Relaxed) as u32);
+            }
+        }
         let mut worst: Option<(Standing, u32, u32)> = None;
         for slot in candidates.iter().map(|&slot| slot as u32).filter(|&slot| slot != kept) {
             let Some(entry) = self.entry(slot) else { continue };

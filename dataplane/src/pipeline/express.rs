@@ -53,7 +53,7 @@ impl Head {
         *self = Head {
             ports: if is_plain { item.key().ports } else { 0 },
             hash: item.hash,
-            slot: if parsed.v6 { flows.v6.expect(item.hash) } else { flows.v4.expect(item.hash) },
+            slot: if parsed.v6 { flows.v6.expect_new(item.hash) } else { flows.v4.expect_new(item.hash) },
             ip_len: parsed.ip_len,
             kind: Head::IS_READ | if parsed.v6 { Head::IPV6 } else { 0 },
         };
@@ -161,7 +161,7 @@ impl Lane {
         true
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn read_v6(&self, flows: &FlowTables, frame: &Frame, head: &mut Head) -> bool {
         let Some(bytes) = frame.first_chunk::<PLAIN_V6_LEN>() else { return false };
         let family = (self.expected[1] | Self::IPV6.0, self.mask[1] | Self::IPV6.1);
@@ -256,7 +256,7 @@ impl Pipeline {
         Ok(())
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn express_v6(
         &mut self,
         turn: &mut Turn<'_>,
