@@ -7,6 +7,7 @@
 //! ```
 //!
 //! * [`cluster`]: the state that is judged by: one client here, Services with their backends on other nodes.
+//! * [`large`]: the same within a cluster of a hundred thousand pods.
 //! * [`replay`]: [`replay::ReplayPort`]: receives from a prepared list, sends into nothing.
 //! * [`rig`]: a whole worker between such ports, and the same ports without a worker.
 //!
@@ -16,5 +17,6 @@
 #![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
 
 pub mod cluster;
+pub mod large;
 pub mod replay;
 pub mod rig;
