@@ -165,14 +165,20 @@ pub fn tables(other_policies: u32) -> Tables {
 
 /// What a worker that serves the three ports judges by, every neighbour known.
 pub fn snapshot() -> Snapshot {
+    snapshot_of(&tables(0))
+}
+
+/// The same with other tables. Nodes that are not on the link are behind a gateway.
+pub fn snapshot_of(tables: &Tables) -> Snapshot {
     let pod = |pod: &str| PortRole::Pod(format!("bench/{pod}"));
     let roles = [pod("client"), pod("neighbour"), PortRole::Uplink];
     let port = |role| Some(PortFacts { role, mac: MAC, mtu: 1500, worker: 0, peer_mac: Some(PEER_MAC) });
-    let macs: BTreeMap<IpAddr, Mac> =
-        (2..=NODES).map(|node| (IpAddr::from([172, 30, 0, node]), PEER_MAC)).collect();
+    let gateway = IpAddr::from([172, 30, 0, 254]);
+    let on_link = (2..=NODES).map(|node| IpAddr::from([172, 30, 0, node])).chain([gateway]);
     let surroundings = Surroundings {
         on_link: vec!["172.30.0.0/24".parse().expect("a prefix")],
-        macs,
+        macs: on_link.map(|address| (address, PEER_MAC)).collect::<BTreeMap<IpAddr, Mac>>(),
+        gateway_v4: Some(gateway),
         ..Surroundings::default()
     };
     let settings = Settings {
@@ -182,7 +188,7 @@ pub fn snapshot() -> Snapshot {
         inner_mac: [2, 0, 0, 0, 0, 9],
     };
     let world = World {
-        tables: &tables(0),
+        tables,
         ports: &roles.map(port),
         surroundings: &surroundings,
         settings: &settings,

@@ -69,6 +69,7 @@ struct Nodes {
     /// Pod ranges and Service ranges.
     prefixes: PrefixMap<Route>,
     pod_cidrs: Vec<IpNet>,
+    own_ranges: Vec<IpNet>,
 }
 
 impl RouteTable {
@@ -135,6 +136,16 @@ impl RouteTable {
             table.endpoints = Arc::new(local);
         }
         Ok(table)
+    }
+
+    /// This node's pod ranges and those of Services: what comes to this node from outside.
+    pub fn own_ranges(&self) -> &[IpNet] {
+        &self.nodes.own_ranges
+    }
+
+    /// Whether both have the very same nodes, the one having been made of the other.
+    pub fn has_nodes_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.nodes, &other.nodes)
     }
 
     /// How many addresses are known exactly.
@@ -235,6 +246,9 @@ fn add_nodes(
         let pods = if this { Route::Unreachable } else { Route::Tunnel(index as u32) };
         prefixes.extend(node.pod_cidrs.iter().map(|cidr| (*cidr, pods)));
         nodes.pod_cidrs.extend(&node.pod_cidrs);
+        if this {
+            nodes.own_ranges.extend(node.pod_cidrs.iter().chain(view.service_ranges));
+        }
         nodes.numbers.insert(node.name.clone(), index as u32);
         nodes.nodes.push(RemoteNode { name: node.name.clone(), addresses: node.addresses.clone(), this });
     }

@@ -309,6 +309,14 @@ impl ServiceTable {
         admitted && service.serving.as_ref().is_some_and(|set| set.contains(backend))
     }
 
+    /// Every address, protocol and port that Services are reached at on this node, in no order; true for node ports.
+    pub fn frontends(&self) -> impl Iterator<Item = (IpAddr, u8, u16, bool)> {
+        let view = |(key, entry): (&FrontendKey, &FrontendEntry)| {
+            (key.address, key.protocol, key.port, entry.kind == FrontendKind::NodePort)
+        };
+        self.frontends.iter().map(view)
+    }
+
     /// The Service object and port name behind a number.
     pub fn name(&self, service: ServiceId) -> Option<(&ObjectName, &str)> {
         self.entry(service).map(|entry| (&entry.name, entry.port_name.as_str()))

@@ -69,6 +69,11 @@ impl<K: Eq + Hash + Spread + Clone, V: Clone> SharedMap<K, V> {
         Arc::make_mut(part).remove(key)
     }
 
+    /// The entries, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.parts.iter().flat_map(|part| part.iter())
+    }
+
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.len
