@@ -150,6 +150,25 @@ fn a_worker_that_wakes_up_is_waited_for() {
     });
 }
 
+/// A worker may not fall asleep behind: either it sees the new epoch, or control sees it asleep (and rings).
+#[test]
+fn nobody_falls_asleep_unseen_with_a_new_epoch_waiting() {
+    model(3, || {
+        let publication = Publication::new(Watched::new(), 1);
+        let mut publisher = Publisher::new(Arc::clone(&publication));
+        let reader = Reader::new(&publication, 0);
+        let worker = thread::spawn(move || {
+            let sleeps = reader.fall_asleep();
+            (sleeps, reader)
+        });
+        let epoch = publisher.publish(Watched::new());
+        let seen_asleep = publisher.passed(epoch).is_ok();
+        let (sleeps, reader) = worker.join().unwrap();
+        assert!(!sleeps || seen_asleep, "asleep behind, and nobody knows");
+        drop(reader);
+    });
+}
+
 /// Two workers: the snapshot stays until the second has passed it as well.
 #[test]
 fn the_slower_of_two_workers_keeps_what_it_reads() {
