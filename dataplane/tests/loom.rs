@@ -221,6 +221,26 @@ fn a_reader_never_sees_half_a_line() {
     });
 }
 
+/// The same for one look, which may say that it saw nothing.
+#[test]
+fn a_glance_never_takes_half_a_line_for_a_whole() {
+    model(3, || {
+        let words = words();
+        let shared = Arc::clone(&words);
+        let writer = thread::spawn(move || {
+            for number in [1, 2] {
+                Line::new(&shared).write(|line| line.store(&written(number)));
+            }
+        });
+        let (first, unsteady, seen) =
+            Line::new(&words).glance(|line| [line.word(1), line.word(2), line.word(4)]);
+        assert!(unsteady != 0 || seen == [first >> 32; 3], "half a line: {seen:?}");
+        writer.join().unwrap();
+        let (first, unsteady, seen) = Line::new(&words).glance(|line| line.word(4));
+        assert_eq!((first >> 32, unsteady, seen), (2, 0, 2), "nobody writes any more");
+    });
+}
+
 /// Two writers: the second sees all that the first wrote, and neither's count is lost.
 #[test]
 fn writers_exclude_one_another() {

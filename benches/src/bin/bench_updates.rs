@@ -53,7 +53,7 @@ fn main() {
     let intent = Large { namespaces: options.namespaces }.intent();
     let holder = resident() - before;
     let changes = Changes {
-        services: intent.services.iter().skip(usize::from(cluster::SERVICES)).take(1000).cloned().collect(),
+        services: intent.services.iter().rev().take(1000).cloned().collect(),
         endpoints: intent.endpoints.iter().rev().take(1000).cloned().collect(),
         policy: intent.policies.last().cloned().expect("a policy"),
     };

@@ -24,6 +24,12 @@ pub(super) struct Line<'a, const WORDS: usize> {
     words: &'a [AtomicU64; WORDS],
 }
 
+/// A line, seen by one who will not look twice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Glance<'a, const WORDS: usize> {
+    line: Line<'a, WORDS>,
+}
+
 /// A line, seen by the one who writes it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Locked<'a, const WORDS: usize> {
@@ -69,6 +75,16 @@ impl<'a, const WORDS: usize> Line<'a, WORDS> {
         }
     }
 
+    /// One look at the words that `pick` takes; with it the first word, and 0 where they are consistent among themselves.
+    #[inline(always)]
+    pub(super) fn glance<T>(self, pick: impl FnOnce(Glance<'a, WORDS>) -> T) -> (u64, u64, T) {
+        let before = self.words[0].load(Ordering::Acquire);
+        let picked = pick(Glance { line: self });
+        fence(Ordering::Acquire);
+        let after = self.words[0].load(Ordering::Relaxed);
+        (before, before ^ after | before & 1, picked)
+    }
+
     /// Runs `change` under the lock.
     pub(super) fn write<T>(self, change: impl FnOnce(Locked<'a, WORDS>) -> T) -> T {
         let lock = &self.words[0];
@@ -91,6 +107,14 @@ impl<'a, const WORDS: usize> Line<'a, WORDS> {
         let sequence = (word as u32).wrapping_add(2);
         lock.store(written & !SEQUENCE | u64::from(sequence), Ordering::Release);
         result
+    }
+}
+
+impl<const WORDS: usize> Glance<'_, WORDS> {
+    /// One of its words, perhaps of another write than the others.
+    #[inline(always)]
+    pub(super) fn word(self, index: usize) -> u64 {
+        self.line.words[index].load(Ordering::Relaxed)
     }
 }
 

@@ -12,6 +12,7 @@
 //! It is not for: deciding (see [`crate::judge`]).
 
 pub mod entry;
+mod hit;
 mod line;
 pub mod state;
 pub mod table;
@@ -19,6 +20,7 @@ pub mod table;
 use afxdp_driver::{HugePages, RegionError};
 
 pub use entry::{Entry, Flags, Key};
+pub(crate) use hit::Hit;
 pub use state::Activity;
 pub use table::{Found, Table, Usage};
 
