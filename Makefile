@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 # What the tests judge against where it is at hand: expectations that others recorded (see docs/testing.md).
 CONFORMANCE ?= ../shared/conformance
 
-.PHONY: help demo test test-offline bench bench-veth lint deny fmt build build-release deps clean-lab
+.PHONY: help demo test test-offline bench bench-updates bench-veth lint deny fmt build build-release deps clean-lab
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
@@ -26,6 +26,9 @@ test-offline: ## what needs no root: everything but the network namespaces
 
 bench: ## criterion: parse, flow look-up, policy, Maglev, the whole turn of a worker
 	cargo bench -p benches
+
+bench-updates: ## what a change of a large cluster's state costs, and what it costs the packets
+	cargo run --release -p benches --bin bench-updates
 
 bench-veth: deps build-release ## one worker with all of it on against DPDK testpmd doing nothing, on veth, in one run (root)
 	deploy/deps.sh dpdk

@@ -91,8 +91,9 @@ impl Control {
         port.phase = Phase::Serving;
         let (role, cells) = (port.request.role.clone(), port.cells.clone());
         if role == PortRole::Uplink {
-            let intent = self.intent.clone();
-            if let Err(refusal) = self.steer(&intent) {
+            // Another uplink's program may have been told before; this one was not.
+            self.steered = None;
+            if let Err(refusal) = self.steer(&self.tables.clone()) {
                 if let Some(port) = self.port_mut(index) {
                     port.phase = Phase::Leaving(Vec::new());
                 }

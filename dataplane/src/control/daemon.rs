@@ -175,6 +175,7 @@ fn start(config: &Config) -> Result<Running> {
             .collect(),
         start,
         applying: tokio::sync::Mutex::default(),
+        compiler: std::sync::Mutex::default(),
     };
     let told = own_requests.clone();
     let parts = ControlParts {
