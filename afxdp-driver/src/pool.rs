@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
-use crate::frame::{CHUNK_SIZE, Frame, HEADROOM};
+use crate::frame::{BATCH_SIZE, CHUNK_SIZE, Frame, HEADROOM};
 use crate::region::{HugePages, Region, RegionError};
 use crate::umem::{Anchor, UmemError, UmemHandle};
 use crate::xdp::ClosedPort;
@@ -26,10 +26,15 @@ pub enum PoolError {
 /// Chunks a pool holds at most: 8 GiB of packet memory.
 pub const MAX_CHUNKS: usize = 1 << 22;
 
+/// Chunks set aside for ports to come, at most: what arrives between attaching a port and its worker's first look at it.
+const RESERVE: usize = 1024;
+/// Of the whole pool, no more than this part is set aside.
+const RESERVED_PART: usize = 8;
+
 /// Where every chunk is: the pool law is `free + out + kernel = total`.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct PoolLedger {
-    /// Chunks in the pool's free list.
+    /// Chunks in the pool's free list, and those set aside for ports to come.
     pub free: usize,
     /// Chunks that live `Frame`s own (in batches, in rings between workers, or leaked).
     pub out: usize,
@@ -93,7 +98,9 @@ impl FramePool {
 
     fn over(base: NonNull<u8>, chunks: usize, memory: Memory) -> Self {
         let free = (0..chunks as u32).rev().collect();
-        FramePool { base, total: chunks, free, out: 0, memory: ManuallyDrop::new(memory) }
+        let mut pool = FramePool { base, total: chunks, free, out: 0, memory: ManuallyDrop::new(memory) };
+        pool.restock();
+        pool
     }
 
     /// What AF_XDP ports of this pool are attached to; `None` for a pool in anonymous memory.
@@ -107,7 +114,7 @@ impl FramePool {
     /// Takes a free chunk as an empty frame with [`HEADROOM`] in front; `None` where all are in use.
     #[inline]
     pub fn alloc(&mut self) -> Option<Frame> {
-        let chunk = self.free.pop()?;
+        let chunk = self.take_chunk()?;
         Some(self.frame(chunk, HEADROOM, 0))
     }
 
@@ -134,12 +141,13 @@ impl FramePool {
             return;
         }
         self.free.extend(closed.chunks);
+        self.restock();
     }
 
     /// Where every chunk is.
     pub fn ledger(&self) -> PoolLedger {
-        let kernel = self.total - self.free.len() - self.out;
-        PoolLedger { free: self.free.len(), out: self.out, kernel, total: self.total }
+        let free = self.free.len() + self.reserved();
+        PoolLedger { free, out: self.out, kernel: self.total - free - self.out, total: self.total }
     }
 
     /// What backs the memory, for the operator: "huge pages (2 MiB)", or why not.
@@ -171,6 +179,36 @@ impl FramePool {
     /// Takes a free chunk to give to the kernel (fill ring).
     #[inline]
     pub(crate) fn take_chunk(&mut self) -> Option<u32> {
+        match self.free.pop() {
+            None => self.draw_reserve(),
+            taken => taken,
+        }
+    }
+
+    /// Sets chunks aside for the next port, which takes them while it is attached. Locks: not for every packet.
+    pub(crate) fn restock(&mut self) {
+        let wanted = RESERVE.min(self.total / RESERVED_PART).saturating_sub(self.reserved());
+        if let Memory::Umem(handle) = &*self.memory {
+            let from = self.free.len().saturating_sub(wanted);
+            handle.deposit(self.free.drain(from..));
+        }
+    }
+
+    fn reserved(&self) -> usize {
+        match &*self.memory {
+            Memory::Anonymous(_) => 0,
+            Memory::Umem(handle) => handle.reserved(),
+        }
+    }
+
+    /// Need goes before the next port.
+    #[cold]
+    fn draw_reserve(&mut self) -> Option<u32> {
+        if let Memory::Umem(handle) = &*self.memory
+            && handle.reserved() > 0
+        {
+            self.free.extend(handle.withdraw(BATCH_SIZE));
+        }
         self.free.pop()
     }
 

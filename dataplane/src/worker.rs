@@ -245,9 +245,13 @@ impl<P: PacketIo> Worker<P> {
         if taken == 0 {
             return;
         }
+        let mut in_kernel = 0;
         for served in self.ports.iter().flatten() {
-            served.cells.store(&served.io.counters());
+            let counters = served.io.counters();
+            in_kernel += counters.kernel_cycles.wrapping_sub(served.cells.kernel_cycles.read());
+            served.cells.store(&counters);
         }
+        self.counters.kernel_cycles.add(in_kernel);
         self.counters.busy_turns.add(1);
         self.counters.busy_cycles.add(cpu::cycles().wrapping_sub(began));
     }
