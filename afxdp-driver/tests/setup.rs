@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use afxdp_driver::device::{DeviceError, DeviceSetup, SetupPlan, restore_left};
 use afxdp_driver::{AfXdpPort, AttachConfig, BATCH_SIZE, Batch, FramePool, HugePages, PacketIo};
 use common::{FAR, NEAR, Wire, eventually, frame, ip, output, wired};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// A folder for notes that goes with the test.
 struct Folder(PathBuf);
@@ -196,10 +198,13 @@ fn a_note_of_a_device_that_is_gone_goes_too() {
 /// Frames of a burst: far more than a veth's ring (256) and than the default send buffer has room for.
 const BURST: usize = 2048;
 
-/// Sends bursts through a port to a receiver whose thread shares its CPU with a busy one; answers with the frames taken by
-/// `send`, counted as lost, and received by the far end's own statistics.
+/// Sends bursts through a port to a receiver whose thread has to wait for the sender's CPU; answers with the frames taken
+/// by `send`, counted as lost, and received by the far end's own statistics.
 fn burst(setup: &SetupPlan, bursts: usize) -> (u64, u64, u64) {
     wired();
+    let mut cpus = CpuSet::new();
+    setup.napi_cpus.iter().for_each(|&cpu| cpus.set(cpu).unwrap());
+    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap(); // this thread alone
     let setup = DeviceSetup::apply(NEAR, setup).unwrap();
     assert_eq!(setup.report().omitted, []);
     let mut pool = FramePool::umem(4 * BURST, HugePages::Prefer).unwrap();
@@ -250,7 +255,6 @@ fn received() -> u64 {
 
 #[test]
 fn nothing_is_lost_to_a_receiver_that_is_slower_than_the_sender() {
-    // Its thread on the CPUs of the sender, so that it often does not run at all.
     let plan = SetupPlan { queueing: true, napi_cpus: vec![0], notes: None };
     let (taken, lost, received) = burst(&plan, 20);
     assert_eq!(taken, 20 * BURST as u64);
