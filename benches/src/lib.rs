@@ -11,7 +11,7 @@
 //! * [`rig`]: a whole worker between such ports, and the same ports without a worker.
 //!
 //! `benches/stages.rs` measures single stages by criterion, `benches/pipeline.rs` the whole turn in ns and in TSC cycles a packet.
-//! It is not for: the network (see `make bench-veth`), correctness (see the crates' own tests).
+//! It is not for: the network (see `make bench-peers`), correctness (see the crates' own tests).
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
 
