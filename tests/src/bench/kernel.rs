@@ -82,17 +82,24 @@ impl Rig {
     fn rules(&mut self) -> Result<()> {
         let rules = format!(
             "table ip penstock {{
-  set client-pods {{ type ipv4_addr; elements = {{ {CLIENT}, 10.244.1.20 }} }}
-  map services {{ type ipv4_addr . inet_proto . inet_service : verdict
-    elements = {{ {web} . udp . 7 : goto web-echo }} }}
-  chain web-echo {{ dnat ip to numgen random mod 1 map {{ 0 : {BACKEND} }} : {ECHO} }}
-  chain prerouting {{ type nat hook prerouting priority dstnat
-    ip daddr . meta l4proto . th dport vmap @services }}
-  chain policy-web-b {{ ip saddr @client-pods udp dport {ECHO} accept
-    drop }}
-  chain forward {{ type filter hook forward priority filter
-    ct state vmap {{ established : accept, related : accept, invalid : drop }}
-    ip daddr vmap {{ {BACKEND} : goto policy-web-b }} }}
+  set client-pods {{ type ipv4_addr; elements = {{ {CLIENT}, 10.244.1.20 }}; }}
+  map services {{
+    type ipv4_addr . inet_proto . inet_service : verdict;
+    elements = {{ {web} . udp . 7 : goto web-echo }};
+  }}
+  chain web-echo {{
+    meta l4proto udp dnat ip addr . port to numgen random mod 1 map {{ 0 : {BACKEND} . {ECHO} }};
+  }}
+  chain prerouting {{
+    type nat hook prerouting priority dstnat;
+    ip daddr . meta l4proto . th dport vmap @services;
+  }}
+  chain policy-web-b {{ ip saddr @client-pods udp dport {ECHO} accept; drop; }}
+  chain forward {{
+    type filter hook forward priority filter;
+    ct state vmap {{ established : accept, related : accept, invalid : drop }};
+    ip daddr vmap {{ {BACKEND} : goto policy-web-b }};
+  }}
 }}
 ",
             web = WEB[0],

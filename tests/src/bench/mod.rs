@@ -11,9 +11,9 @@
 //! turns, a different one first in each round; medians are compared. Written to `target/bench/peers.json`, `.md`, `.svg`
 //! and `.png`.
 //!
-//! * [`party`]: what a party is and how a load is counted.   * [`links`]: the peers' topology.
-//! * [`penstock`], [`testpmd`], [`kernel`], [`ovs`]: the parties.   * [`machine`]: what the machine does meanwhile.
-//! * [`report`]: what is written.
+//! * `party`: what a party is and how a load is counted.   * `links`: the peers' topology.
+//! * `penstock`, `testpmd`, `kernel`, `ovs`: the parties.   * `machine`: what the machine does meanwhile.
+//! * `report`: what is written.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
