@@ -52,8 +52,6 @@ pub(crate) fn write<T: OptionValue>(
 ) -> io::Result<()> {
     let len = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel reads `len` bytes of `value`, which has as many.
-    let code = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), len)
-    };
+    let code = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), len) };
     if code != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -144,7 +144,8 @@ impl UmemHandle {
         };
         let descriptors = descriptors.into_boxed_slice();
         let reserve = Reserve::default();
-        let shared = Shared { _anchor_queues: anchor_queues, umem, descriptors, base, anchor, backing, reserve };
+        let shared =
+            Shared { _anchor_queues: anchor_queues, umem, descriptors, base, anchor, backing, reserve };
         Ok(UmemHandle { shared: Arc::new(shared) })
     }
 

@@ -67,7 +67,9 @@ fn a_device_is_set_up_as_planned_and_is_what_it_was_afterwards() {
     assert_eq!(report.omitted, []);
     assert_eq!(
         report.to_string(),
-        format!("{NEAR}: gso off, tso off, tx off, queueing pfifo; {FAR}: gso off, tso off, tx off, gro on, napi threaded")
+        format!(
+            "{NEAR}: gso off, tso off, tx off, queueing pfifo; {FAR}: gso off, tso off, tx off, gro on, napi threaded"
+        )
     );
     assert!(setup.holds_up());
     assert!(output(&format!("ip link show dev {NEAR}")).contains("qdisc pfifo"));
@@ -134,10 +136,7 @@ fn a_device_has_one_process_that_sets_it_up() {
     let first = DeviceSetup::apply(NEAR, &plan(&folder.0)).unwrap();
     let error = DeviceSetup::apply(NEAR, &plan(&folder.0)).unwrap_err();
     assert!(matches!(error, DeviceError::Taken { .. }), "{error}");
-    assert_eq!(
-        error.to_string(),
-        format!("device {NEAR}: is in use by process {}", std::process::id())
-    );
+    assert_eq!(error.to_string(), format!("device {NEAR}: is in use by process {}", std::process::id()));
     drop(first);
     DeviceSetup::apply(NEAR, &plan(&folder.0)).unwrap().restore().unwrap();
 }

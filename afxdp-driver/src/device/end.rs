@@ -34,7 +34,8 @@ impl End {
             let near = netlink::link(peer).map_err(|error| unreachable(error.to_string()))?;
             return Ok(Some(End::here(&near)));
         };
-        let file = namespace::find(id).ok_or_else(|| unreachable("no process and no name leads there".into()))?;
+        let file =
+            namespace::find(id).ok_or_else(|| unreachable("no process and no name leads there".into()))?;
         let far = namespace::within(&file, || netlink::link(peer));
         let far = far.map_err(|error| unreachable(error.to_string()))?;
         Ok(Some(End { device: far.name, ifindex: far.ifindex, namespace: Some(file) }))

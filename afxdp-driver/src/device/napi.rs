@@ -75,8 +75,7 @@ fn parse(attributes: &[u8]) -> Option<Napi> {
 
 /// The number that the family `netdev` has on this machine.
 fn family() -> io::Result<u16> {
-    let answers =
-        ask(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, &attribute(CTRL_ATTR_FAMILY_NAME, b"netdev\0"))?;
+    let answers = ask(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, &attribute(CTRL_ATTR_FAMILY_NAME, b"netdev\0"))?;
     let number = answers.first().and_then(|body| {
         let (_, value) = Attributes(body).find(|(kind, _)| *kind == CTRL_ATTR_FAMILY_ID)?;
         netlink::short(value)
@@ -89,7 +88,10 @@ fn ask(family: u16, command: u8, flags: libc::c_int, attributes: &[u8]) -> io::R
     let mut body = vec![command, 1, 0, 0];
     body.extend(attributes);
     let messages = netlink::request(libc::NETLINK_GENERIC, family, flags, &body)?;
-    Ok(messages.iter().map(|message| message.body.get(GENERIC_HEADER..).unwrap_or_default().to_vec()).collect())
+    Ok(messages
+        .iter()
+        .map(|message| message.body.get(GENERIC_HEADER..).unwrap_or_default().to_vec())
+        .collect())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{DeviceError, link_of, napi, netlink, queueing};
 #[derive(Debug, Clone, Default)]
 pub struct SetupPlan {
     /// Gives a veth a queueing discipline where it has none, so that a full receiver holds the sender up instead of
-    /// losing its frames. See [`DeviceSetup::holds_up`].
+    /// losing its frames (Linux 6.16). See [`DeviceSetup::holds_up`].
     pub queueing: bool,
     /// The CPUs for the receive work at a veth's far end, which else is done inside our own system calls. Empty: it
     /// is left there.
@@ -146,7 +146,9 @@ impl DeviceSetup {
                 return Err(DeviceError::Offload {
                     device: end.device.clone(),
                     offload: feature.word(),
-                    reason: set.err().map_or_else(|| "the driver keeps it on".into(), |error| error.to_string()),
+                    reason: set
+                        .err()
+                        .map_or_else(|| "the driver keeps it on".into(), |error| error.to_string()),
                     command: offload_command(&end.device),
                 });
             }
@@ -156,9 +158,11 @@ impl DeviceSetup {
 
     /// Gives the sending end a queueing discipline, unless it has one.
     fn add_queueing(&mut self, link: &netlink::Link, plan: &SetupPlan) {
-        if link.queueing != queueing::NONE {
-            self.holds_up = true;
-        } else if plan.queueing {
+        if !plan.queueing {
+            return;
+        }
+        self.holds_up = true;
+        if link.queueing == queueing::NONE {
             let added = self.make(Side::Near, Change::Queueing, |end| queueing::add(end.ifindex));
             self.holds_up = added.is_ok();
             if let Err(error) = added {

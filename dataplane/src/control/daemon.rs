@@ -323,7 +323,9 @@ fn restore_left(config: &Config) {
     match device::restore_left(&notes(config)) {
         Ok(devices) if devices.is_empty() => {}
         Ok(devices) => tracing::info!(?devices, "restored what a run that was killed has left"),
-        Err(error) => tracing::warn!(%error, folder = %notes(config).display(), "reading what killed runs have left"),
+        Err(error) => {
+            tracing::warn!(%error, folder = %notes(config).display(), "reading what killed runs have left")
+        }
     }
 }
 

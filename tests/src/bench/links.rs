@@ -4,17 +4,20 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::party::Path;
 use crate::cluster::WEB;
 use crate::daemon::checkout;
 use crate::lab::{self, GATEWAY_V4};
 use crate::netns::{Namespace, run};
-use crate::stage::{ECHO, PATIENCE};
+use crate::stage::ECHO;
 use crate::traffic::raw;
 use crate::traffic::udp::{self, Ask};
 
+/// How often a party is asked to prove itself, and how long its packets may take each time.
+const TRIES: usize = 5;
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The client's address: `web-a`'s.
 pub(super) const CLIENT: &str = "10.244.1.10";
 /// The backend's address: `web-b`'s.
@@ -41,7 +44,12 @@ impl Links {
     /// Makes the links, each device with one queue and complete checksums, as penstockd's have them.
     pub(super) fn make(tag: &str, name: &'static str) -> Result<Self> {
         let namespace = |what: &str| Namespace::create(&format!("{}{name}-{what}", lab::prefix(tag)));
-        let links = Links { name, client: namespace("client")?, inside: namespace("inside")?, far: namespace("far")? };
+        let links = Links {
+            name,
+            client: namespace("client")?,
+            inside: namespace("inside")?,
+            far: namespace("far")?,
+        };
         for (device, far, other) in [("in0", "eth0", &links.client), ("out0", "far0", &links.far)] {
             links.inside.ip(&format!(
                 "link add {device} numrxqueues 1 numtxqueues 1 type veth \
@@ -54,6 +62,8 @@ impl Links {
                 namespace.command("ethtool", &["-K", end, "tx", "off", "tso", "off", "gso", "off"])?;
             }
         }
+        // As penstockd has it at its uplink's far end: else everybody would do the receiver's work in their own time.
+        links.receive_on(&links.far, "far0", super::last_core()?)?;
         links.client.ip(&format!("addr add {CLIENT}/32 dev eth0"))?;
         links.client.ip(&format!("route add default via {GATEWAY_V4} dev eth0 onlink"))?;
         let mac = links.mac()?;
@@ -101,15 +111,24 @@ impl Links {
 
     /// What the client sends to the Service leaves by `out0` as `wanted` says; `what` says it in words.
     pub(super) fn prove(&self, what: &str, wanted: impl Fn(&[u8]) -> bool) -> Result<()> {
-        let frame = raw::expect(&self.far, PATIENCE, || ask_service(&self.client), wanted)?;
-        frame.with_context(|| format!("{}: no packet has left {what}", self.name)).map(drop)
+        // Who has just started may need a moment yet.
+        for _ in 0..TRIES {
+            if raw::expect(&self.far, PATIENCE, || ask_service(&self.client), &wanted)?.is_some() {
+                return Ok(());
+            }
+        }
+        bail!("{}: no packet has left {what}", self.name)
     }
 }
 
 /// Sends a few packets to the Service. Nobody answers: what counts is what comes out at the other end.
 pub(super) fn ask_service(client: &Namespace) -> Result<()> {
     for _ in 0..5 {
-        drop(udp::ask(client, (WEB[0], 7).into(), Ask { patience: Duration::from_millis(200), ..Ask::default() }));
+        drop(udp::ask(
+            client,
+            (WEB[0], 7).into(),
+            Ask { patience: Duration::from_millis(200), ..Ask::default() },
+        ));
     }
     Ok(())
 }
@@ -128,5 +147,8 @@ fn napi_threads(device: &str) -> Result<Vec<String>> {
     let listed = run("ps", &["-e", "-o", "pid=,comm="])?;
     let prefix = format!("napi/{device}-");
     let of_device = listed.lines().filter_map(|line| line.trim().split_once(' '));
-    Ok(of_device.filter(|(_, name)| name.trim().starts_with(&prefix)).map(|(pid, _)| pid.to_owned()).collect())
+    Ok(of_device
+        .filter(|(_, name)| name.trim().starts_with(&prefix))
+        .map(|(pid, _)| pid.to_owned())
+        .collect())
 }

@@ -149,7 +149,9 @@ fn measure(options: &Options) -> Result<Report> {
         for turn in 0..parties.len() {
             // Whoever comes first in one round comes last in the next: a machine that slows down is unfair to all.
             let place = (number + turn) % parties.len();
-            let (Some(party), Some(rounds)) = (parties.get_mut(place), rounds.get_mut(place)) else { continue };
+            let (Some(party), Some(rounds)) = (parties.get_mut(place), rounds.get_mut(place)) else {
+                continue;
+            };
             let round = party.round(&load).with_context(|| party.name())?;
             crate::say(&format!("round {}: {:<10} {round}", number + 1, party.name()));
             rounds.push(round);
@@ -157,7 +159,8 @@ fn measure(options: &Options) -> Result<Report> {
     }
     let mut figures = Vec::new();
     for (party, rounds) in parties.iter_mut().zip(rounds) {
-        let loss_free = if options.loss_free { Some(loss_free(party.as_mut(), &rounds, &load)?) } else { None };
+        let loss_free =
+            if options.loss_free { Some(loss_free(party.as_mut(), &rounds, &load)?) } else { None };
         figures.push(Figures::of(party.as_ref(), rounds, loss_free)?);
     }
     // Ours stand first in what is told.
@@ -184,7 +187,12 @@ fn loss_free(party: &mut dyn Party, rounds: &[Round], load: &Load) -> Result<f64
     for _ in 0..TRIALS {
         let rate = f64::midpoint(kept, lost);
         let trial = party.trial(load, rate)?;
-        crate::say(&format!("loss-free: {:<10} {rate:.0} packets/s: {} of {} lost", party.name(), trial.lost(), trial.sent));
+        crate::say(&format!(
+            "loss-free: {:<10} {rate:.0} packets/s: {} of {} lost",
+            party.name(),
+            trial.lost(),
+            trial.sent
+        ));
         if trial.lost() == 0 { kept = rate } else { lost = rate }
     }
     Ok(kept)

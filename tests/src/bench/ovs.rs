@@ -38,7 +38,8 @@ impl Rig {
         let folder = lab::folder(tag).join("ovs");
         std::fs::create_dir_all(&folder)?;
         let database = folder.join("conf.db").display().to_string();
-        run("ovsdb-tool", &["create", &database, SCHEMA]).context("(is it installed? deploy/deps.sh peers)")?;
+        run("ovsdb-tool", &["create", &database, SCHEMA])
+            .context("(is it installed? deploy/deps.sh peers)")?;
         let socket = folder.join("db.sock");
         let arguments = [
             database,
@@ -51,7 +52,9 @@ impl Rig {
         server.wait_ready(PATIENCE, || socket.exists())?;
         let mut rig = Rig { _database: server, links, folder, told: Vec::new() };
         rig.configure()?;
-        rig.running(|links| links.prove("in a tunnel to the backend", |frame| is_tunnelled_to(frame, BACKEND)))?;
+        rig.running(|links| {
+            links.prove("in a tunnel to the backend", |frame| is_tunnelled_to(frame, BACKEND))
+        })?;
         Ok(rig)
     }
 
@@ -110,7 +113,10 @@ impl Rig {
 
     fn is_attached(&self) -> bool {
         let has_program = |device: &str| {
-            self.links.inside.ip(&format!("-d -o link show dev {device}")).is_ok_and(|text| text.contains("xdp"))
+            self.links
+                .inside
+                .ip(&format!("-d -o link show dev {device}"))
+                .is_ok_and(|text| text.contains("xdp"))
         };
         self.folder.join("br0.mgmt").exists() && ["in0", "out0"].into_iter().all(has_program)
     }

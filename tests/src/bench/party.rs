@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::machine::{Machine, Meanwhile};
+use super::machine::{self, Machine, Meanwhile};
 use crate::generator::{Generator, Report};
 use crate::netns::Namespace;
 
@@ -106,15 +106,17 @@ impl Path<'_> {
     /// party's before and after.
     pub(super) fn count(&self, load: &Load) -> Result<Round> {
         let lasts = load.warm_up + Duration::from_secs_f64(load.seconds) + Duration::from_millis(500);
-        let machine = Machine::now()?;
+        let step_ns = machine::step_ns();
         let generator = self.start(load, "max", lasts)?;
         std::thread::sleep(load.warm_up);
+        let machine = Machine::now(step_ns)?;
         let (begin, before) = (Instant::now(), self.received()?);
         std::thread::sleep(Duration::from_secs_f64(load.seconds));
         let (packets, seconds) = (self.received()? - before, begin.elapsed().as_secs_f64());
+        let machine = machine.since()?;
         let sent = generator.finish(lasts + MARGIN)?.tx.unwrap_or_default();
         ensure!(packets > 0, "nothing has left by {} of {}", self.sink.1, self.sink.0.name());
-        Ok(Round { pps: packets as f64 / seconds, offered_pps: sent.pps, cycles: None, machine: machine.since()? })
+        Ok(Round { pps: packets as f64 / seconds, offered_pps: sent.pps, cycles: None, machine })
     }
 
     /// Runs the generator at a rate.

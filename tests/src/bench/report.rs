@@ -238,7 +238,7 @@ mod tests {
     use crate::bench::machine::Meanwhile;
 
     fn party(name: &'static str, pps: &[f64], cycles: Option<Cycles>) -> Figures {
-        let machine = Meanwhile { steal_percent: 0.0, step_ns: 1.0 };
+        let machine = Meanwhile { steal_percent: 0.0, others_percent: 0.0, step_ns: 1.0 };
         let rounds: Vec<Round> =
             pps.iter().map(|&pps| Round { pps, offered_pps: 4e6, cycles, machine }).collect();
         let of = sorted(pps.iter().copied());
@@ -283,7 +283,8 @@ mod tests {
     #[test]
     fn the_table_has_medians_ratios_and_whose_the_cycles_are() {
         let text = report().markdown();
-        let ours = "| penstockd | something | 2,000,000 | 1,000,000 | 3,000,000 | 25 % |  | 90 + 1000 | 1.00 × |";
+        let ours =
+            "| penstockd | something | 2,000,000 | 1,000,000 | 3,000,000 | 25 % |  | 90 + 1000 | 1.00 × |";
         let theirs = "| testpmd | something | 1,000,000 | 1,000,000 | 1,000,000 | 25 % |  |  | 2.00 × |";
         assert!(text.contains(ours) && text.contains(theirs), "{text}");
         assert!(text.contains("`bench-peers --only testpmd --rounds 5 --seconds 3 --flows 64`"), "{text}");
@@ -292,7 +293,8 @@ mod tests {
     #[test]
     fn rows_have_a_name_a_value_and_a_unit_each() {
         let report = report();
-        let find = |name: &str| report.rows.iter().find(|row| row.row == name).map(|row| (row.value, row.unit));
+        let find =
+            |name: &str| report.rows.iter().find(|row| row.row == name).map(|row| (row.value, row.unit));
         assert_eq!(find("peers/penstockd/own_cycles"), Some((90.4, "cycles/packet")));
         assert_eq!(find("peers/testpmd/penstockd_ratio"), Some((2.0, "ratio")));
         assert_eq!(find("peers/penstockd/penstockd_ratio"), None);

@@ -28,15 +28,21 @@ impl Rig {
     pub(super) fn up(tag: &str) -> Result<Self> {
         let rig = Rig { links: Links::make(tag, "testpmd")?, arguments: arguments(super::last_core()?) };
         // Where it forwards to unless told otherwise: a made-up peer of its second port.
-        rig.running(|links| links.prove("with other MAC addresses", |frame| frame.get(..6) == Some(&[2, 0, 0, 0, 0, 1])))?;
+        rig.running(|links| {
+            links.prove("with other MAC addresses", |frame| frame.get(..6) == Some(&[2, 0, 0, 0, 0, 1]))
+        })?;
         Ok(rig)
     }
 
     /// Does something while testpmd forwards.
     fn running<T>(&self, work: impl FnOnce(&Links) -> Result<T>) -> Result<T> {
         let links = &self.links;
-        let mut testpmd =
-            Daemon::start_program(&links.inside, Path::new(PROGRAM), &self.arguments, &links.log("testpmd.log"))?;
+        let mut testpmd = Daemon::start_program(
+            &links.inside,
+            Path::new(PROGRAM),
+            &self.arguments,
+            &links.log("testpmd.log"),
+        )?;
         wait_attached(links, &mut testpmd)?;
         let done = work(links);
         ensure!(testpmd.is_running()?, "testpmd has ended:\n{}", testpmd.tail(15));
@@ -98,7 +104,7 @@ fn arguments(main_core: usize) -> Vec<String> {
         if huge_pages() { format!("--in-memory -m {MEMORY}") } else { format!("--no-huge -m {MEMORY}") };
     let words = format!(
         "-l 0,{main_core} --main-lcore {main_core} {memory} --no-pci --no-telemetry --file-prefix penstock-bench \
-         --log-level lib.eal:8 --vdev net_af_xdp0,iface=in0 --vdev net_af_xdp1,iface=out0 \
+         -v --vdev net_af_xdp0,iface=in0 --vdev net_af_xdp1,iface=out0 \
          -- --forward-mode=mac --auto-start --nb-cores=1 --burst=64 --rxd=2048 --txd=2048 --total-num-mbufs=65536 \
          --stats-period=60",
     );
