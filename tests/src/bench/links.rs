@@ -62,8 +62,6 @@ impl Links {
                 namespace.command("ethtool", &["-K", end, "tx", "off", "tso", "off", "gso", "off"])?;
             }
         }
-        // As penstockd has it at its uplink's far end: else everybody would do the receiver's work in their own time.
-        links.receive_on(&links.far, "far0", super::last_core()?)?;
         links.client.ip(&format!("addr add {CLIENT}/32 dev eth0"))?;
         links.client.ip(&format!("route add default via {GATEWAY_V4} dev eth0 onlink"))?;
         let mac = links.mac()?;
@@ -107,6 +105,12 @@ impl Links {
             run("taskset", &["-pc", &cpu.to_string(), &thread])?;
         }
         Ok(())
+    }
+
+    /// Has `far0` receive on the last CPU, as penstockd has it at its uplink's far end: else a party that sends by
+    /// AF_XDP does the receiver's work in its own system calls.
+    pub(super) fn receive_far(&self) -> Result<()> {
+        self.receive_on(&self.far, "far0", super::last_core()?)
     }
 
     /// What the client sends to the Service leaves by `out0` as `wanted` says; `what` says it in words.

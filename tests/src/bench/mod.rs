@@ -93,6 +93,10 @@ impl Peer {
 }
 
 impl Options {
+    fn peers(&self) -> &[Peer] {
+        if self.only.is_empty() { Peer::value_variants() } else { &self.only }
+    }
+
     /// What a person would type for the same run, but for what only says when to fail.
     fn command(&self) -> String {
         let mut text = "bench-peers".to_owned();
@@ -109,6 +113,10 @@ impl Options {
 /// Runs the bench. Exit codes: 0 measured, 1 it could not be or `--at-least` is missed, 2 wrong arguments.
 pub fn main() -> ExitCode {
     let options = Options::parse();
+    if options.at_least.is_some() && !options.peers().contains(&Peer::Testpmd) {
+        crate::say("bench-peers: --at-least is about testpmd, which --only leaves out");
+        return ExitCode::from(2);
+    }
     match interrupt::watch(TAG).and_then(|()| measure(&options)) {
         Ok(report) => ExitCode::from(u8::from(is_missed(&report, &options))),
         Err(error) => {
@@ -142,8 +150,7 @@ fn measure(options: &Options) -> Result<Report> {
         flows: options.flows,
         core: last_core()?,
     };
-    let peers = if options.only.is_empty() { Peer::value_variants() } else { &options.only };
-    let mut parties = parties(TAG, false, peers)?;
+    let mut parties = parties(TAG, false, options.peers())?;
     let mut rounds = vec![Vec::new(); parties.len()];
     for number in 0..usize::from(options.rounds) {
         for turn in 0..parties.len() {
@@ -199,7 +206,7 @@ fn loss_free(party: &mut dyn Party, rounds: &[Round], load: &Load) -> Result<f64
 }
 
 fn is_missed(report: &Report, options: &Options) -> bool {
-    let ratio = report.ratio("testpmd").unwrap_or(f64::INFINITY);
+    let ratio = report.ratio("testpmd").unwrap_or(0.0);
     options.at_least.is_some_and(|wanted| ratio < wanted)
 }
 

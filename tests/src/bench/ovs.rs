@@ -51,6 +51,7 @@ impl Rig {
             Daemon::start_program(&links.inside, Path::new(SERVER), &arguments, &links.log("ovsdb.log"))?;
         server.wait_ready(PATIENCE, || socket.exists())?;
         let mut rig = Rig { _database: server, links, folder, told: Vec::new() };
+        rig.links.receive_far()?;
         rig.configure()?;
         rig.running(|links| {
             links.prove("in a tunnel to the backend", |frame| is_tunnelled_to(frame, BACKEND))

@@ -26,7 +26,9 @@ pub(super) struct Rig {
 impl Rig {
     /// Makes the links.
     pub(super) fn up(tag: &str) -> Result<Self> {
-        let rig = Rig { links: Links::make(tag, "testpmd")?, arguments: arguments(super::last_core()?) };
+        let links = Links::make(tag, "testpmd")?;
+        links.receive_far()?;
+        let rig = Rig { links, arguments: arguments(super::last_core()?) };
         // Where it forwards to unless told otherwise: a made-up peer of its second port.
         rig.running(|links| {
             links.prove("with other MAC addresses", |frame| frame.get(..6) == Some(&[2, 0, 0, 0, 0, 1]))
