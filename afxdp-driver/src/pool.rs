@@ -52,8 +52,11 @@ pub struct FramePool {
     base: NonNull<u8>,
     total: usize,
     free: Vec<u32>,
-    /// Chunks owned by live `Frame`s.
-    out: usize,
+    /// Chunks that ports have given to the kernel. What is neither free nor set aside nor there, live `Frame`s own: so
+    /// taking a frame and freeing it count nothing.
+    kernel: usize,
+    /// Chunks put into the UMEM's reserve, until they are drawn from it again or booked for a port that took them.
+    aside: usize,
     memory: ManuallyDrop<Memory>,
 }
 
@@ -98,7 +101,8 @@ impl FramePool {
 
     fn over(base: NonNull<u8>, chunks: usize, memory: Memory) -> Self {
         let free = (0..chunks as u32).rev().collect();
-        let mut pool = FramePool { base, total: chunks, free, out: 0, memory: ManuallyDrop::new(memory) };
+        let memory = ManuallyDrop::new(memory);
+        let mut pool = FramePool { base, total: chunks, free, kernel: 0, aside: 0, memory };
         pool.restock();
         pool
     }
@@ -114,15 +118,15 @@ impl FramePool {
     /// Takes a free chunk as an empty frame with [`HEADROOM`] in front; `None` where all are in use.
     #[inline]
     pub fn alloc(&mut self) -> Option<Frame> {
-        let chunk = self.take_chunk()?;
-        Some(self.frame(chunk, HEADROOM, 0))
+        let chunk = self.take_free()?;
+        Some(self.owner(chunk, HEADROOM, 0))
     }
 
     /// Takes a frame home. A frame of another pool is a bug of the caller: it is leaked, never mixed in.
     #[inline]
     pub fn free(&mut self, frame: Frame) {
-        if let Some(chunk) = self.reclaim(frame) {
-            self.free.push(chunk);
+        if self.is_own(&frame) {
+            self.free.push(frame.chunk());
         }
     }
 
@@ -140,14 +144,20 @@ impl FramePool {
             debug_assert!(false, "a closed port came to a pool that is not its own");
             return;
         }
+        self.book(closed.unbooked);
+        self.kernel -= closed.chunks.len();
         self.free.extend(closed.chunks);
         self.restock();
     }
 
     /// Where every chunk is.
     pub fn ledger(&self) -> PoolLedger {
-        let free = self.free.len() + self.reserved();
-        PoolLedger { free, out: self.out, kernel: self.total - free - self.out, total: self.total }
+        PoolLedger {
+            free: self.free.len() + self.aside,
+            out: self.out(),
+            kernel: self.kernel,
+            total: self.total,
+        }
     }
 
     /// What backs the memory, for the operator: "huge pages (2 MiB)", or why not.
@@ -168,46 +178,54 @@ impl FramePool {
     /// from here on. `None` for a frame of another pool.
     #[inline]
     pub(crate) fn reclaim(&mut self, frame: Frame) -> Option<u32> {
-        if !self.owns(&frame) {
-            debug_assert!(false, "a frame came to a pool that is not its own");
+        if !self.is_own(&frame) {
             return None;
         }
-        self.out -= 1;
+        self.kernel += 1;
         Some(frame.chunk())
     }
 
     /// Takes a free chunk to give to the kernel (fill ring).
     #[inline]
     pub(crate) fn take_chunk(&mut self) -> Option<u32> {
+        let chunk = self.take_free()?;
+        self.kernel += 1;
+        Some(chunk)
+    }
+
+    /// Notes that a port has taken chunks out of the reserve and given them to the kernel.
+    pub(crate) fn book(&mut self, chunks: u32) {
+        self.aside -= chunks as usize;
+        self.kernel += chunks as usize;
+    }
+
+    /// Sets chunks aside for the next port, which takes them while it is attached. Locks: not for every packet.
+    pub(crate) fn restock(&mut self) {
+        if let Memory::Umem(handle) = &*self.memory {
+            let wanted = RESERVE.min(self.total / RESERVED_PART).saturating_sub(handle.reserved());
+            let from = self.free.len().saturating_sub(wanted);
+            self.aside += self.free.len() - from;
+            handle.deposit(self.free.drain(from..));
+        }
+    }
+
+    #[inline(always)]
+    fn take_free(&mut self) -> Option<u32> {
         match self.free.pop() {
             None => self.draw_reserve(),
             taken => taken,
         }
     }
 
-    /// Sets chunks aside for the next port, which takes them while it is attached. Locks: not for every packet.
-    pub(crate) fn restock(&mut self) {
-        let wanted = RESERVE.min(self.total / RESERVED_PART).saturating_sub(self.reserved());
-        if let Memory::Umem(handle) = &*self.memory {
-            let from = self.free.len().saturating_sub(wanted);
-            handle.deposit(self.free.drain(from..));
-        }
-    }
-
-    fn reserved(&self) -> usize {
-        match &*self.memory {
-            Memory::Anonymous(_) => 0,
-            Memory::Umem(handle) => handle.reserved(),
-        }
-    }
-
     /// Need goes before the next port.
     #[cold]
     fn draw_reserve(&mut self) -> Option<u32> {
-        if let Memory::Umem(handle) = &*self.memory
-            && handle.reserved() > 0
+        if self.aside > 0
+            && let Memory::Umem(handle) = &*self.memory
         {
-            self.free.extend(handle.withdraw(BATCH_SIZE));
+            let drawn = handle.withdraw(BATCH_SIZE);
+            self.aside -= drawn.len();
+            self.free.extend(drawn);
         }
         self.free.pop()
     }
@@ -216,21 +234,40 @@ impl FramePool {
     #[inline]
     pub(crate) fn return_chunk(&mut self, chunk: u32) {
         debug_assert!((chunk as usize) < self.total);
+        self.kernel -= 1;
         self.free.push(chunk);
     }
 
-    /// The frame for a chunk that this pool or the kernel just gave up, which nobody else holds.
+    /// The frame for a chunk that the kernel has just given up (receive ring), which nobody else holds.
     #[inline]
     pub(crate) fn frame(&mut self, chunk: u32, head: usize, len: usize) -> Frame {
+        self.kernel -= 1;
+        self.owner(chunk, head, len)
+    }
+
+    /// Makes the owner of a chunk that nobody owns.
+    #[inline(always)]
+    fn owner(&self, chunk: u32, head: usize, len: usize) -> Frame {
         assert!((chunk as usize) < self.total && head + len <= CHUNK_SIZE);
-        self.out += 1;
         // SAFETY: the chunk is in range (asserted), its memory is mapped as long as frames are out (see `drop`),
-        // initialised (anonymous and UMEM memory are mapped zeroed), and the caller took it from the free list or a ring, where
+        // initialised (anonymous and UMEM memory are mapped zeroed), and the callers took it from the free list or a ring, where
         // each chunk stands once.
         unsafe {
             let base = self.base.add(chunk as usize * CHUNK_SIZE);
             Frame::from_chunk(base, chunk, head, len)
         }
+    }
+
+    #[inline(always)]
+    fn is_own(&self, frame: &Frame) -> bool {
+        let is_own = self.owns(frame);
+        debug_assert!(is_own, "a frame came to a pool that is not its own");
+        is_own
+    }
+
+    /// Chunks owned by live `Frame`s.
+    fn out(&self) -> usize {
+        self.total - self.free.len() - self.aside - self.kernel
     }
 }
 
@@ -246,7 +283,7 @@ fn check_count(chunks: usize) -> Result<(), PoolError> {
 
 impl Drop for FramePool {
     fn drop(&mut self) {
-        if self.out == 0 {
+        if self.out() == 0 {
             // SAFETY: dropped once, here; no frame points into the memory. Chunks in the kernel's rings are in a
             // UMEM, which the ports' sockets keep alive besides.
             unsafe { ManuallyDrop::drop(&mut self.memory) }

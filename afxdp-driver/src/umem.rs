@@ -9,8 +9,7 @@
 
 use std::num::NonZeroU32;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io, thread};
 
 use nix::sched::{CloneFlags, unshare};
@@ -62,26 +61,9 @@ struct Shared {
     base: NonNull<u8>,
     anchor: Anchor,
     backing: &'static str,
-    reserve: Reserve,
-}
-
-/// Free chunks that a port may take while it is attached, on a thread that does not have the pool: so the kernel has
-/// memory to receive into before it has a program that makes it receive.
-#[derive(Default)]
-struct Reserve {
-    chunks: Mutex<Vec<u32>>,
-    /// How many there are, for whoever only wants to know.
-    count: AtomicUsize,
-}
-
-impl Reserve {
-    /// Changes it; nothing that is done inside can leave half a change behind.
-    fn with<T>(&self, change: impl FnOnce(&mut Vec<u32>) -> T) -> T {
-        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = change(&mut chunks);
-        self.count.store(chunks.len(), Ordering::Relaxed);
-        result
-    }
+    /// Free chunks that a port may take while it is attached, on a thread that does not have the pool: so the kernel has
+    /// memory to receive into before it has a program that makes it receive.
+    reserve: Mutex<Vec<u32>>,
 }
 
 /// The four rings of one socket on its own (device, queue).
@@ -143,7 +125,7 @@ impl UmemHandle {
             return Err(UmemError { chunks, operation: "mapping", source, hint: "" });
         };
         let descriptors = descriptors.into_boxed_slice();
-        let reserve = Reserve::default();
+        let reserve = Mutex::default();
         let shared =
             Shared { _anchor_queues: anchor_queues, umem, descriptors, base, anchor, backing, reserve };
         Ok(UmemHandle { shared: Arc::new(shared) })
@@ -172,19 +154,25 @@ impl UmemHandle {
     }
 
     /// Free chunks that are kept for ports to come.
-    #[inline]
     pub(crate) fn reserved(&self) -> usize {
-        self.shared.reserve.count.load(Ordering::Relaxed)
+        self.reserve().len()
     }
 
     /// Puts free chunks into the reserve: they are nobody else's from here on.
     pub(crate) fn deposit(&self, chunks: impl IntoIterator<Item = u32>) {
-        self.shared.reserve.with(|reserve| reserve.extend(chunks));
+        self.reserve().extend(chunks);
     }
 
     /// Takes at most `most` chunks out of the reserve: they are the caller's.
     pub(crate) fn withdraw(&self, most: usize) -> Vec<u32> {
-        self.shared.reserve.with(|reserve| reserve.split_off(reserve.len().saturating_sub(most)))
+        let mut reserve = self.reserve();
+        let rest = reserve.len().saturating_sub(most);
+        reserve.split_off(rest)
+    }
+
+    fn reserve(&self) -> MutexGuard<'_, Vec<u32>> {
+        // Nothing that is done under the lock can leave half a change behind.
+        self.shared.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The descriptor of a chunk, for the fill ring.

@@ -39,8 +39,8 @@ pub struct AfXdpPort {
     /// Chunks that the kernel has to receive into, and how many it should have.
     filled: u32,
     fill_target: u32,
-    /// Those came from the pool's reserve, which is to be made up.
-    from_reserve: bool,
+    /// Of those, the ones that came from the pool's reserve without the pool's knowing yet.
+    unbooked: u32,
     /// Within a packet of several fragments, the last of which has not come.
     in_fragments: bool,
     scratch: Box<[FrameDesc; BATCH_SIZE]>,
@@ -110,6 +110,8 @@ impl StatsReader {
 pub struct ClosedPort {
     pub(crate) umem: UmemHandle,
     pub(crate) chunks: Vec<u32>,
+    /// Of those, the ones that came from the pool's reserve without the pool's knowing yet.
+    pub(crate) unbooked: u32,
     /// The port's counters at its end.
     pub counters: PortCounters,
 }
@@ -223,7 +225,7 @@ impl AfXdpPort {
         drop((sending, rx, fill));
         // 4. So all that it held is ours.
         chunks.extend(self.held.take_all());
-        ClosedPort { umem: self.umem, chunks, counters: self.counters }
+        ClosedPort { umem: self.umem, chunks, unbooked: self.unbooked, counters: self.counters }
     }
 
     fn bind(config: &AttachConfig, umem: &UmemHandle, program: &DeviceProgram) -> Result<Self, AttachError> {
@@ -278,7 +280,7 @@ impl AfXdpPort {
             held,
             filled,
             fill_target: config.fill,
-            from_reserve: filled > 0,
+            unbooked: filled,
             in_fragments: false,
             scratch: Box::new([FrameDesc::default(); BATCH_SIZE]),
             rings: Rings { slot, sending, rx, fill },
@@ -329,9 +331,6 @@ impl AfXdpPort {
 
     /// Gives the kernel chunks until it has as many as it should, or the pool has none.
     fn refill(&mut self, pool: &mut FramePool) {
-        if std::mem::take(&mut self.from_reserve) {
-            pool.restock();
-        }
         while self.filled < self.fill_target {
             let wanted = (self.fill_target - self.filled).min(BATCH_SIZE as u32);
             let room = self.rings.fill.nb_free(wanted).min(wanted) as usize;
@@ -369,6 +368,10 @@ impl PacketIo for AfXdpPort {
         if !pool.is_of(&self.umem) {
             debug_assert!(false, "a port was given a pool that is not its own");
             return 0;
+        }
+        if self.unbooked > 0 {
+            pool.book(std::mem::take(&mut self.unbooked));
+            pool.restock();
         }
         let room = batch.remaining_capacity().min(most);
         // SAFETY: the descriptors are plain output; the ring is that of the UMEM the port was attached to.
