@@ -208,6 +208,8 @@ pub struct WorkerStats {
     pub busy_turns: u64,
     /// TSC cycles spent in those turns.
     pub busy_cycles: u64,
+    /// Of those, TSC cycles inside the system calls that make ports send: the kernel's share.
+    pub kernel_cycles: u64,
     /// Times it slept in poll(2).
     pub sleeps: u64,
     /// Chunks of packet memory: free, in batches, with the kernel, all.

@@ -16,7 +16,7 @@
 //!
 //! `benches/stages.rs` measures single stages by criterion, `benches/pipeline.rs` the whole turn in ns and in TSC cycles a packet.
 //! `bench-updates` replaces the tables of a large cluster under load.
-//! It is not for: the network (see `make bench-veth`), correctness (see the crates' own tests).
+//! It is not for: the network (see `make bench-peers`), correctness (see the crates' own tests).
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
 

@@ -246,6 +246,7 @@ pub(crate) fn stats() -> Stats {
         flow_misses: 50,
         busy_turns: 100,
         busy_cycles: 150_000,
+        kernel_cycles: 120_000,
         sleeps: 7,
         chunks: [100, 2, 26, 128],
     };

@@ -247,6 +247,7 @@ fn worker_stats(worker: u32, core: u32, counters: &WorkerCounters) -> WorkerStat
         flow_misses: counters.flow_misses.read(),
         busy_turns: counters.busy_turns.read(),
         busy_cycles: counters.busy_cycles.read(),
+        kernel_cycles: counters.kernel_cycles.read(),
         sleeps: counters.sleeps.read(),
         chunks: std::array::from_fn(|index| counters.chunks[index].read()),
     }

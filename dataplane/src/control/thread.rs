@@ -391,8 +391,8 @@ impl Control {
         }
         for port in self.ports.drain(..).flatten() {
             let device = port.request.device;
-            if let Some(Err(error)) = port.offloads.map(afxdp_driver::device::Offloads::restore) {
-                tracing::warn!(device, %error, "an offload stays off");
+            if let Some(Err(error)) = port.setup.map(afxdp_driver::device::DeviceSetup::restore) {
+                tracing::warn!(device, %error, "the device is not what it was");
             }
         }
     }

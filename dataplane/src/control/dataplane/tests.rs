@@ -1,5 +1,6 @@
 use std::net::Ipv4Addr;
 
+use afxdp_driver::device::SetupPlan;
 use afxdp_driver::{HugePages, xdp};
 use agent_api::contract::RefusalKind;
 use policy_compiler::intent::{Node, ObjectName, Protocol, Service};
@@ -39,7 +40,12 @@ fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
             snat_ports: (61000, 65535),
             inner_mac: [2, 0, 0, 0, 0, 1],
         },
-        port_settings: PortSettings { ring: 64, mode: xdp::XdpMode::Auto, zero_copy: xdp::ZeroCopy::Never },
+        port_settings: PortSettings {
+            ring: 64,
+            mode: xdp::XdpMode::Auto,
+            zero_copy: xdp::ZeroCopy::Never,
+            setup: SetupPlan::default(),
+        },
         publisher: Publisher::new(publication),
         flows,
         history,
