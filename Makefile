@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 # What the tests judge against where it is at hand: expectations that others recorded (see docs/testing.md).
 CONFORMANCE ?= ../shared/conformance
 
-.PHONY: help demo test test-offline bench bench-veth lint deny fmt build build-release deps clean-lab
+.PHONY: help demo test test-offline bench bench-veth bench-compare bounds bounds-renew readme-figures readme-figures-check lint deny fmt build build-release deps clean-lab
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
@@ -30,6 +30,23 @@ bench: ## criterion: parse, flow look-up, policy, Maglev, the whole turn of a wo
 bench-veth: deps build-release ## one worker with all of it on against DPDK testpmd doing nothing, on veth, in one run (root)
 	deploy/deps.sh dpdk
 	target/release/bench-veth
+
+bench-compare: ## the pipeline of this tree against BASE's (a git revision), by turns in one run: BASE=HEAD~1 ROWS="full/16k miss"
+	deploy/bench-compare.sh "$(BASE)" $(ROWS)
+
+bounds: ## instructions and allocations a packet, counted by callgrind, held to benches/bounds.toml
+	deploy/deps.sh build bounds
+	cargo run --release --quiet -p benches --bin bounds
+
+bounds-renew: ## write benches/bounds.toml anew, by what is counted now (some rows alone: ROWS="full/16k miss")
+	deploy/deps.sh build bounds
+	cargo run --release --quiet -p benches --bin bounds -- --renew $(ROWS)
+
+readme-figures: ## take the last runs' figures into docs/bench and write README.md's section on performance from them
+	cargo run --quiet -p benches --bin readme-figures -- --collect
+
+readme-figures-check: ## README.md's section on performance says what docs/bench says
+	cargo run --quiet -p benches --bin readme-figures -- --check
 
 lint: deps deny ## formatting, clippy, docs, layering, licences: warnings are errors
 	cargo fmt --all --check
