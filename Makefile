@@ -31,8 +31,9 @@ bench-veth: deps build-release ## one worker with all of it on against DPDK test
 	deploy/deps.sh dpdk
 	target/release/bench-veth
 
-bench-compare: ## the pipeline of this tree against BASE's (a git revision), by turns in one run: BASE=HEAD~1 ROWS="full/16k miss"
-	deploy/bench-compare.sh "$(BASE)" $(ROWS)
+bench-compare: ## the pipeline of this tree against BASE's (a git revision), by turns in one run: BASE=HEAD~1 (ROWS="full/16k miss" ROUNDS=9)
+	@test -n "$(BASE)" || { echo "make bench-compare BASE=REVISION: which revision?" >&2; exit 2; }
+	cargo run --quiet -p benches --bin bench-compare -- --base "$(BASE)" $(if $(ROUNDS),--rounds $(ROUNDS)) $(ROWS)
 
 bounds: ## instructions and allocations a packet, counted by callgrind, held to benches/bounds.toml
 	deploy/deps.sh build bounds

@@ -61,7 +61,10 @@ fn main() -> ExitCode {
 
 /// The inside of a callgrind run.
 fn work(row: &str) -> Result<ExitCode> {
-    let row = rows::all().find(|known| known.name == row).with_context(|| format!("no row \"{row}\""))?;
+    let row = rows::all()
+        .chain([rows::control()])
+        .find(|known| known.name == row)
+        .with_context(|| format!("no row \"{row}\""))?;
     println!("{}", (row.work)());
     Ok(ExitCode::SUCCESS)
 }
@@ -135,6 +138,13 @@ fn count(rows: &[rows::Row], out: &Path) -> Result<Vec<Counted>> {
     let program = std::env::current_exe().context("where this program is")?;
     let folder = out.join("callgrind");
     std::fs::create_dir_all(&folder).with_context(|| format!("the folder {}", folder.display()))?;
+    let control = callgrind::count(&program, &rows::control().name, &folder).context("the control")?;
+    ensure!(
+        control.allocations == control.packets,
+        "callgrind has seen {} of {} allocations made on purpose: what it says of the others is worth nothing",
+        control.allocations,
+        control.packets
+    );
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let next = std::sync::atomic::AtomicUsize::new(0);
     let take = || -> Result<Vec<(usize, Counted)>> {

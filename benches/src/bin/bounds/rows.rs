@@ -3,6 +3,8 @@
 //! * `port`, `full`, `forward`, `miss`: whole turns, as `make bench` measures them; batches of 64, or of what stands last.
 //! * the others: single stages, as `benches/stages.rs` measures them, with the loop around them.
 
+#![allow(clippy::expect_used, reason = "a row that cannot be prepared has nothing to say")]
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -44,6 +46,12 @@ const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
 /// All rows.
 pub(crate) fn all() -> impl Iterator<Item = Row> {
     pipeline().into_iter().chain(stages())
+}
+
+/// No row but the proof that callgrind sees what is to be seen: one allocation each.
+pub(crate) fn control() -> Row {
+    let work = || repeat(Box::new);
+    Row { name: "control/allocation".to_owned(), unit: "allocation", work: Box::new(work) }
 }
 
 // ---------------------------------------------------------------------------------------------- whole turns

@@ -1,0 +1,155 @@
+//! What is in `docs/bench`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::origin::{Origin, Origins};
+
+/// A file of figures and the command that writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Its name in `target/bench` and in `docs/bench`.
+    pub(crate) file: &'static str,
+    /// What writes it.
+    pub(crate) command: &'static str,
+}
+
+/// Whole turns of a worker between ports in memory.
+pub(crate) const PIPELINE: Source = Source { file: "summary.json", command: "make bench" };
+/// Instructions and allocations.
+pub(crate) const BOUNDS: Source = Source { file: "bounds.json", command: "make bounds" };
+/// On veth, beside others.
+pub(crate) const PEERS: Source = Source { file: "peers.json", command: "make bench-peers" };
+/// Over shared memory.
+pub(crate) const MEMIF: Source = Source { file: "memif.json", command: "make bench-memif" };
+/// Tables replaced under load.
+pub(crate) const UPDATES: Source = Source { file: "updates.json", command: "make bench-updates" };
+/// All of them.
+pub(crate) const SOURCES: [Source; 5] = [PIPELINE, BOUNDS, PEERS, MEMIF, UPDATES];
+
+/// Batch of the rows that name none.
+pub(crate) const BATCH: &str = "64";
+
+/// A figure.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Figure {
+    /// What was measured.
+    pub(crate) row: String,
+    /// How much it was.
+    pub(crate) value: f64,
+    /// Of what.
+    pub(crate) unit: String,
+    /// Heap allocations in all of the row, where they were counted.
+    pub(crate) allocations: Option<u64>,
+}
+
+/// All figures that were measured, by file.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    files: BTreeMap<&'static str, Vec<Figure>>,
+    origins: Origins,
+}
+
+impl Figures {
+    /// Reads `docs/bench`. A file that is not there was not measured.
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        let origins = Origins::read(folder)?;
+        for source in SOURCES {
+            let file = folder.join(source.file);
+            if !file.exists() {
+                continue;
+            }
+            let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+            let figures = parse(&text).with_context(|| file.display().to_string())?;
+            ensure!(
+                origins.of(source).is_some(),
+                "{}: nothing says where it comes from; take it there by `make readme-figures`",
+                file.display()
+            );
+            files.insert(source.file, figures);
+        }
+        Ok(Figures { files, origins })
+    }
+
+    /// The figures of a source; none where it was not measured.
+    pub(crate) fn of(&self, source: Source) -> &[Figure] {
+        self.files.get(source.file).map_or(&[], Vec::as_slice)
+    }
+
+    /// The value of a row. `full/16k` and `full/16k/64` are one row: that batch need not be named.
+    pub(crate) fn value(&self, source: Source, row: &str, unit: &str) -> Option<f64> {
+        let figures = self.of(source);
+        let find = |row: &str| figures.iter().find(|figure| figure.row == row && figure.unit == unit);
+        find(row).or_else(|| find(&format!("{row}/{BATCH}"))).map(|figure| figure.value)
+    }
+
+    /// Where the figures of a source come from.
+    pub(crate) fn origin(&self, source: Source) -> Option<&Origin> {
+        self.files.contains_key(source.file).then(|| self.origins.of(source)).flatten()
+    }
+}
+
+/// An array of figures, or an object whose `rows` are one.
+pub(crate) fn parse(text: &str) -> Result<Vec<Figure>> {
+    let value: serde_json::Value = serde_json::from_str(text).context("no JSON")?;
+    let rows = value.get("rows").cloned().unwrap_or(value);
+    serde_json::from_value(rows).context("no array of {\"row\", \"value\", \"unit\"}")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::origin::tests::origin;
+
+    /// Row, value, unit.
+    pub(crate) type Row = (&'static str, f64, &'static str);
+
+    /// Figures as if measured.
+    pub(crate) fn measured(files: &[(Source, &[Row])]) -> Figures {
+        let figure = |&(row, value, unit): &Row| Figure {
+            row: row.into(),
+            value,
+            unit: unit.into(),
+            allocations: None,
+        };
+        let mut figures = Figures::default();
+        for (source, rows) in files {
+            figures.files.insert(source.file, rows.iter().map(figure).collect());
+            figures.origins.set(*source, origin());
+        }
+        figures
+    }
+
+    #[test]
+    fn a_row_of_the_usual_batch_needs_no_batch() {
+        let figures =
+            measured(&[(PIPELINE, &[("full/16k/64", 3.0, "cycles/packet"), ("miss/16k", 4.0, "ns")])]);
+        assert_eq!(figures.value(PIPELINE, "full/16k", "cycles/packet"), Some(3.0));
+        assert_eq!(figures.value(PIPELINE, "miss/16k", "ns"), Some(4.0));
+        assert_eq!(figures.value(PIPELINE, "full/16k", "ns"), None);
+        assert_eq!(figures.value(BOUNDS, "full/16k", "cycles/packet"), None);
+    }
+
+    #[test]
+    fn figures_are_an_array_or_rows() {
+        let rows = r#"[{"row": "a", "value": 1, "unit": "x", "more": []}]"#;
+        assert_eq!(parse(rows).unwrap(), parse(&format!(r#"{{"rows": {rows}, "machine": {{}}}}"#)).unwrap());
+        for text in
+            ["", "{}", r#"[{"row": "a", "unit": "x"}]"#, r#"[{"row": "a", "value": "1", "unit": "x"}]"#]
+        {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn figures_from_nowhere_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(PIPELINE.file), "[]").unwrap();
+        let error = Figures::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("summary.json: nothing says where it comes from"), "{error}");
+    }
+}

@@ -1,0 +1,215 @@
+//! The section: words of ours around tables of figures.
+
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{CellAlignment, Table};
+
+use crate::figures::{BATCH, BOUNDS, Figure, Figures, MEMIF, PEERS, PIPELINE, SOURCES, Source, UPDATES};
+use crate::targets::{self, CYCLES};
+
+/// Batches of the pipeline's rows.
+const BATCHES: [&str; 4] = ["1", "4", "16", BATCH];
+
+/// The section that the figures make.
+pub(crate) fn of(figures: &Figures) -> String {
+    let parts = [
+        "## How fast".to_owned(),
+        WRITTEN.to_owned(),
+        "### The pipeline: all of it ours".to_owned(),
+        pipeline_words(),
+        table(["work", "row", "reach", "measured", ""], 2..4, targets::lines(figures)),
+        batches(figures),
+        counted(figures),
+        "### On veth: mostly the kernel".to_owned(),
+        VETH.to_owned(),
+        plain(figures, PEERS),
+        "### Over memif: no kernel".to_owned(),
+        plain(figures, MEMIF),
+        "### Tables replaced under load".to_owned(),
+        plain(figures, UPDATES),
+        "### Where the figures come from".to_owned(),
+        origins(figures),
+    ];
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("\n\n") + "\n"
+}
+
+const WRITTEN: &str = "\
+Written by `make readme-figures` from the figures in [docs/bench](docs/bench); [docs/performance.md](docs/performance.md) says \
+how they are made and how to read them.";
+
+const VETH: &str = "\
+The kernel copies each packet out of and into an skb and runs the veth pair; penstockd's own share is what its busy cycles \
+leave when the time inside of system calls is taken off. Ratios hold within one run; the load is the same for all.";
+
+fn pipeline_words() -> String {
+    format!(
+        "A worker's whole turn between ports in memory: no kernel, no NIC, one core; 64-byte packets, TSC cycles a packet, medians. \
+         Batches of {BATCH} where a row's name ends in no other. The ports' own cost (`port`: each packet is copied in) is part of every row. \
+         `{}`:",
+        PIPELINE.command
+    )
+}
+
+/// Every row of whole turns by its batches; then what else the same command measured.
+fn batches(figures: &Figures) -> String {
+    let all = figures.of(PIPELINE);
+    if all.is_empty() {
+        return absent(PIPELINE);
+    }
+    let (turns, others): (Vec<&Figure>, Vec<&Figure>) =
+        all.iter().filter(|figure| figure.unit != "ns/packet").partition(|figure| figure.unit == CYCLES);
+    let mut bases: Vec<&str> = Vec::new();
+    for figure in turns {
+        let base = without_batch(&figure.row);
+        if !bases.contains(&base) {
+            bases.push(base);
+        }
+    }
+    let cell =
+        |value: Option<f64>, digits: usize| value.map_or(String::new(), |value| format!("{value:.digits$}"));
+    let lines = bases.into_iter().map(|base| {
+        let at = |batch: &str, unit: &str| {
+            let row = if batch == BATCH { base.to_owned() } else { format!("{base}/{batch}") };
+            figures.value(PIPELINE, &row, unit)
+        };
+        let mut line = vec![format!("`{base}`")];
+        line.extend(BATCHES.map(|batch| cell(at(batch, CYCLES), 1)));
+        line.push(cell(at(BATCH, "ns/packet"), 1));
+        line
+    });
+    let head = ["cycles a packet, batches of", "1", "4", "16", "64", "ns at 64"];
+    let mut text = table(head, 1..6, lines);
+    if !others.is_empty() {
+        text += "\n\n";
+        text += &rows(&others);
+    }
+    text
+}
+
+fn without_batch(row: &str) -> &str {
+    match row.rsplit_once('/') {
+        Some((base, batch)) if BATCHES.contains(&batch) => base,
+        _ => row,
+    }
+}
+
+/// Instructions.
+fn counted(figures: &Figures) -> String {
+    let counted = figures.of(BOUNDS);
+    if counted.is_empty() {
+        return absent(BOUNDS);
+    }
+    let lines = counted.iter().map(|figure| {
+        let Figure { row, value, allocations, .. } = figure;
+        let allocations = allocations.map_or(String::new(), |allocations| allocations.to_string());
+        [format!("`{row}`"), format!("{value:.1}"), allocations]
+    });
+    format!(
+        "Instructions a packet and heap allocations, counted by callgrind. CI holds them to [benches/bounds.toml](benches/bounds.toml); \
+         noise cannot fail that. `{}`:\n\n{}",
+        BOUNDS.command,
+        table(["row", "instructions", "allocations"], 1..3, lines)
+    )
+}
+
+/// The rows of a source as they are.
+fn plain(figures: &Figures, source: Source) -> String {
+    let all: Vec<&Figure> = figures.of(source).iter().collect();
+    if all.is_empty() {
+        return absent(source);
+    }
+    format!("`{}`:\n\n{}", source.command, rows(&all))
+}
+
+fn rows(figures: &[&Figure]) -> String {
+    let lines =
+        figures.iter().map(|figure| [format!("`{}`", figure.row), number(figure.value), figure.unit.clone()]);
+    table(["row", "value", "unit"], 1..2, lines)
+}
+
+/// With as many digits as say something.
+fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        small if small < 10.0 => format!("{value:.2}"),
+        middle if middle < 1000.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+fn absent(source: Source) -> String {
+    format!("Not measured: `{}` was not run for this page.", source.command)
+}
+
+fn origins(figures: &Figures) -> String {
+    let lines = SOURCES.iter().filter_map(|source| {
+        let origin = figures.origin(*source)?;
+        let machine = format!("{}, {} cores; {}", origin.cpu, origin.cores, origin.kernel);
+        Some([
+            format!("`{}`", source.command),
+            origin.measured.clone(),
+            origin.commit.clone(),
+            machine,
+            origin.rustc.clone(),
+        ])
+    });
+    table(["command", "measured", "commit", "machine", "compiler"], 0..0, lines)
+}
+
+fn table<const N: usize>(
+    head: [&str; N],
+    right: std::ops::Range<usize>,
+    lines: impl IntoIterator<Item = impl Into<comfy_table::Row>>,
+) -> String {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN).set_header(head).add_rows(lines);
+    for column in right {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::tests::measured;
+
+    #[test]
+    fn what_was_not_measured_is_named_with_its_command() {
+        let text = of(&Figures::default());
+        for source in SOURCES {
+            assert!(text.contains(&format!("Not measured: `{}`", source.command)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_row_has_a_column_for_each_batch() {
+        let rows = [
+            ("full/16k/1", 343.08, CYCLES),
+            ("full/16k", 130.94, CYCLES),
+            ("full/16k", 50.4, "ns/packet"),
+            ("maglev/65537x1000_us", 812.3, "us"),
+        ];
+        let text = batches(&measured(&[(PIPELINE, &rows)]));
+        let line = text.lines().find(|line| line.starts_with("| `full/16k`")).unwrap();
+        let cells: Vec<&str> = line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["`full/16k`", "343.1", "130.9", "50.4"]);
+        assert_eq!(text.matches("full/16k").count(), 1);
+        assert!(text.contains("812.3"));
+    }
+
+    #[test]
+    fn each_measured_file_says_where_it_comes_from() {
+        let figures = measured(&[(PIPELINE, &[]), (PEERS, &[("ours", 1.0, "packets/s")])]);
+        let text = origins(&figures);
+        assert_eq!(text.matches("abc1234").count(), 2);
+        assert!(text.contains("`make bench-peers`") && !text.contains("`make bounds`"));
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_say_something() {
+        assert_eq!([0.0, 1.234, 56.78, 901_234.5].map(number), ["0", "1.23", "56.8", "901234"]);
+    }
+}
