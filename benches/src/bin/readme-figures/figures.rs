@@ -30,6 +30,9 @@ pub(crate) const UPDATES: Source = Source { file: "updates.json", command: "make
 /// All of them.
 pub(crate) const SOURCES: [Source; 5] = [PIPELINE, BOUNDS, PEERS, MEMIF, UPDATES];
 
+/// What `make bench-peers` draws.
+pub(crate) const PLOT: &str = "peers.svg";
+
 /// Batch of the rows that name none.
 pub(crate) const BATCH: &str = "64";
 
@@ -46,11 +49,21 @@ pub(crate) struct Figure {
     pub(crate) allocations: Option<u64>,
 }
 
+/// A file that was measured.
+#[derive(Debug)]
+pub(crate) struct File {
+    /// All of it.
+    pub(crate) json: serde_json::Value,
+    /// Its rows.
+    pub(crate) figures: Vec<Figure>,
+}
+
 /// All figures that were measured, by file.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
-    files: BTreeMap<&'static str, Vec<Figure>>,
+    files: BTreeMap<&'static str, File>,
     origins: Origins,
+    has_plot: bool,
 }
 
 impl Figures {
@@ -64,20 +77,25 @@ impl Figures {
                 continue;
             }
             let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            let figures = parse(&text).with_context(|| file.display().to_string())?;
+            let measured = parse(&text).with_context(|| file.display().to_string())?;
             ensure!(
                 origins.of(source).is_some(),
                 "{}: nothing says where it comes from; take it there by `make readme-figures`",
                 file.display()
             );
-            files.insert(source.file, figures);
+            files.insert(source.file, measured);
         }
-        Ok(Figures { files, origins })
+        Ok(Figures { files, origins, has_plot: folder.join(PLOT).exists() })
     }
 
     /// The figures of a source; none where it was not measured.
     pub(crate) fn of(&self, source: Source) -> &[Figure] {
-        self.files.get(source.file).map_or(&[], Vec::as_slice)
+        self.file(source).map_or(&[], |file| &file.figures)
+    }
+
+    /// All of a source's file.
+    pub(crate) fn file(&self, source: Source) -> Option<&File> {
+        self.files.get(source.file)
     }
 
     /// The value of a row. `full/16k` and `full/16k/64` are one row: that batch need not be named.
@@ -87,6 +105,11 @@ impl Figures {
         find(row).or_else(|| find(&format!("{row}/{BATCH}"))).map(|figure| figure.value)
     }
 
+    /// Whether [`PLOT`] is there.
+    pub(crate) fn has_plot(&self) -> bool {
+        self.has_plot
+    }
+
     /// Where the figures of a source come from.
     pub(crate) fn origin(&self, source: Source) -> Option<&Origin> {
         self.files.contains_key(source.file).then(|| self.origins.of(source)).flatten()
@@ -94,10 +117,11 @@ impl Figures {
 }
 
 /// An array of figures, or an object whose `rows` are one.
-pub(crate) fn parse(text: &str) -> Result<Vec<Figure>> {
-    let value: serde_json::Value = serde_json::from_str(text).context("no JSON")?;
-    let rows = value.get("rows").cloned().unwrap_or(value);
-    serde_json::from_value(rows).context("no array of {\"row\", \"value\", \"unit\"}")
+pub(crate) fn parse(text: &str) -> Result<File> {
+    let json: serde_json::Value = serde_json::from_str(text).context("no JSON")?;
+    let rows = json.get("rows").unwrap_or(&json).clone();
+    let figures = serde_json::from_value(rows).context("no array of {\"row\", \"value\", \"unit\"}")?;
+    Ok(File { json, figures })
 }
 
 #[cfg(test)]
@@ -118,7 +142,8 @@ pub(crate) mod tests {
         };
         let mut figures = Figures::default();
         for (source, rows) in files {
-            figures.files.insert(source.file, rows.iter().map(figure).collect());
+            let file = File { json: serde_json::Value::Null, figures: rows.iter().map(figure).collect() };
+            figures.files.insert(source.file, file);
             figures.origins.set(*source, origin());
         }
         figures
@@ -137,7 +162,8 @@ pub(crate) mod tests {
     #[test]
     fn figures_are_an_array_or_rows() {
         let rows = r#"[{"row": "a", "value": 1, "unit": "x", "more": []}]"#;
-        assert_eq!(parse(rows).unwrap(), parse(&format!(r#"{{"rows": {rows}, "machine": {{}}}}"#)).unwrap());
+        let object = format!(r#"{{"rows": {rows}, "machine": {{}}}}"#);
+        assert_eq!(parse(rows).unwrap().figures, parse(&object).unwrap().figures);
         for text in
             ["", "{}", r#"[{"row": "a", "unit": "x"}]"#, r#"[{"row": "a", "value": "1", "unit": "x"}]"#]
         {

@@ -13,6 +13,7 @@
 
 mod figures;
 mod origin;
+mod peers;
 mod section;
 mod targets;
 
@@ -64,7 +65,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let figures = Figures::read(&kept)?;
     let file = repository.join("README.md");
     let readme = read(&file)?;
-    let written = spliced(&readme, &section::of(&figures)).with_context(|| file.display().to_string())?;
+    let written = spliced(&readme, &section::of(&figures)?).with_context(|| file.display().to_string())?;
     if arguments.check {
         let line = readme.lines().zip(written.lines()).position(|(is, should)| is != should);
         let place = line.map_or(String::new(), |line| format!(" (line {})", line + 1));

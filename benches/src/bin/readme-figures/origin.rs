@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::figures::{self, SOURCES, Source};
+use crate::figures::{self, PEERS, PLOT, SOURCES, Source};
 
 /// Where the figures of a file come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +74,10 @@ pub(crate) fn collect(measured: &Path, kept: &Path, repository: &Path) -> Result
         let time = from.metadata().and_then(|metadata| metadata.modified());
         let time = time.with_context(|| from.display().to_string())?;
         std::fs::write(&to, text).with_context(|| to.display().to_string())?;
+        let plot = measured.join(PLOT);
+        if source == PEERS && plot.exists() {
+            std::fs::copy(&plot, kept.join(PLOT)).with_context(|| plot.display().to_string())?;
+        }
         origins.set(source, origin(time, repository)?);
         lines.push(format!("{}: taken", source.file));
     }

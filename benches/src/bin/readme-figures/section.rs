@@ -3,25 +3,28 @@
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 
-use crate::figures::{BATCH, BOUNDS, Figure, Figures, MEMIF, PEERS, PIPELINE, SOURCES, Source, UPDATES};
+use anyhow::{Context, Result};
+
+use crate::figures::{
+    BATCH, BOUNDS, Figure, Figures, MEMIF, PEERS, PIPELINE, PLOT, SOURCES, Source, UPDATES,
+};
+use crate::peers;
 use crate::targets::{self, CYCLES};
 
 /// Batches of the pipeline's rows.
 const BATCHES: [&str; 4] = ["1", "4", "16", BATCH];
 
 /// The section that the figures make.
-pub(crate) fn of(figures: &Figures) -> String {
+pub(crate) fn of(figures: &Figures) -> Result<String> {
+    let targets = table(["work", "row", "reach", "measured", ""], 2..4, targets::lines(figures));
     let parts = [
-        "## How fast".to_owned(),
         WRITTEN.to_owned(),
-        "### The pipeline: all of it ours".to_owned(),
-        pipeline_words(),
-        table(["work", "row", "reach", "measured", ""], 2..4, targets::lines(figures)),
+        PIPELINE_WORDS.to_owned(),
+        targets,
         batches(figures),
         counted(figures),
-        "### On veth: mostly the kernel".to_owned(),
-        VETH.to_owned(),
-        plain(figures, PEERS),
+        VETH_WORDS.to_owned(),
+        veth(figures)?,
         "### Over memif: no kernel".to_owned(),
         plain(figures, MEMIF),
         "### Tables replaced under load".to_owned(),
@@ -29,26 +32,27 @@ pub(crate) fn of(figures: &Figures) -> String {
         "### Where the figures come from".to_owned(),
         origins(figures),
     ];
-    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-    parts.join("\n\n") + "\n"
+    Ok(parts.join("\n\n") + "\n")
 }
 
 const WRITTEN: &str = "\
-Written by `make readme-figures` from the figures in [docs/bench](docs/bench); [docs/performance.md](docs/performance.md) says \
-how they are made and how to read them.";
+## How fast
 
-const VETH: &str = "\
-The kernel copies each packet out of and into an skb and runs the veth pair; penstockd's own share is what its busy cycles \
-leave when the time inside of system calls is taken off. Ratios hold within one run; the load is the same for all.";
+Written by `make readme-figures` from the figures in [docs/bench](docs/bench). How they are made and how to read them:
+[docs/performance.md](docs/performance.md).";
 
-fn pipeline_words() -> String {
-    format!(
-        "A worker's whole turn between ports in memory: no kernel, no NIC, one core; 64-byte packets, TSC cycles a packet, medians. \
-         Batches of {BATCH} where a row's name ends in no other. The ports' own cost (`port`: each packet is copied in) is part of every row. \
-         `{}`:",
-        PIPELINE.command
-    )
-}
+const PIPELINE_WORDS: &str = "\
+### The pipeline: all of it ours
+
+A worker's whole turn between ports in memory, without kernel and NIC, on one core: 64-byte packets, TSC cycles a packet, medians.
+Batches of 64 where a row's name ends in no other. What the ports themselves cost (`port`: each packet is copied in) is part of
+every row. `make bench`:";
+
+const VETH_WORDS: &str = "\
+### On veth: mostly the kernel
+
+The kernel makes an skb of each packet that is sent, runs both ends of the veth pair and copies the packet into the receiver's
+ring: that is the kernel's share, and nobody's dataplane has a say in it. Ratios hold within one run.";
 
 /// Every row of whole turns by its batches; then what else the same command measured.
 fn batches(figures: &Figures) -> String {
@@ -105,11 +109,23 @@ fn counted(figures: &Figures) -> String {
         [format!("`{row}`"), format!("{value:.1}"), allocations]
     });
     format!(
-        "Instructions a packet and heap allocations, counted by callgrind. CI holds them to [benches/bounds.toml](benches/bounds.toml); \
-         noise cannot fail that. `{}`:\n\n{}",
+        "Instructions a packet and heap allocations in all, counted by callgrind, which no noise can change. CI holds them to\n\
+         [benches/bounds.toml](benches/bounds.toml). `{}`:\n\n{}",
         BOUNDS.command,
         table(["row", "instructions", "allocations"], 1..3, lines)
     )
+}
+
+/// Beside others, on the kernel's own links.
+fn veth(figures: &Figures) -> Result<String> {
+    let Some(file) = figures.file(PEERS) else { return Ok(absent(PEERS)) };
+    let text = peers::text(&file.json).context(PEERS.file)?;
+    let plot = if figures.has_plot() {
+        format!("\n\n![packets a second through one core on veth](docs/bench/{PLOT})")
+    } else {
+        String::new()
+    };
+    Ok(format!("`{}`:\n\n{text}{plot}", PEERS.command))
 }
 
 /// The rows of a source as they are.
@@ -156,7 +172,8 @@ fn origins(figures: &Figures) -> String {
     table(["command", "measured", "commit", "machine", "compiler"], 0..0, lines)
 }
 
-fn table<const N: usize>(
+/// A table in Markdown; the columns `right` hold numbers.
+pub(crate) fn table<const N: usize>(
     head: [&str; N],
     right: std::ops::Range<usize>,
     lines: impl IntoIterator<Item = impl Into<comfy_table::Row>>,
@@ -178,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_named_with_its_command() {
-        let text = of(&Figures::default());
+        let text = of(&Figures::default()).unwrap();
         for source in SOURCES {
             assert!(text.contains(&format!("Not measured: `{}`", source.command)), "{text}");
         }
