@@ -55,14 +55,18 @@ fn run(arguments: &Arguments) -> Result<()> {
     )?;
     let commit = commit.trim();
     let base = Worktree::at(&repository, commit)?;
-    let programs = [build(&base.folder)?, build(&repository)?];
+    // In a target folder of its own: cargo names what it builds by the place within the workspace, so that the two trees
+    // would overwrite each other's programs in one, and a tree be compared with itself.
+    let target = repository.join("target");
+    let programs = [build(&base.folder, &target.join("bench-base/build"))?, build(&repository, &target)?];
+    // A run with a part of a name writes no summary; each name has this part.
+    let parts = if arguments.rows.is_empty() { vec!["/".to_owned()] } else { arguments.rows.clone() };
     let mut sides = [Measured::new(), Measured::new()];
     for round in 0..arguments.rounds {
         // Who goes first changes, or what a round does to the machine would always meet the same side.
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         for side in order {
-            let printed =
-                output(Command::new(&programs[side]).args(&arguments.rows).stderr(Stdio::inherit()))?;
+            let printed = output(Command::new(&programs[side]).args(&parts).stderr(Stdio::inherit()))?;
             let rows = rows(&printed);
             ensure!(!rows.is_empty(), "{} has printed no row", programs[side].display());
             rows.into_iter().for_each(|(row, cycles)| sides[side].entry(row).or_default().push(cycles));
@@ -112,15 +116,12 @@ fn git(repository: &Path) -> Command {
     command
 }
 
-/// Builds the benchmark of a tree and answers with the program.
-fn build(tree: &Path) -> Result<PathBuf> {
+/// Builds the benchmark of a tree in a target folder and answers with the program.
+fn build(tree: &Path, target: &Path) -> Result<PathBuf> {
     eprintln!("building {}", tree.display());
     let mut cargo = Command::new("cargo");
     cargo.args(["bench", "-p", "benches", "--bench", "pipeline", "--no-run", "--message-format=json"]);
-    cargo.current_dir(tree).stderr(Stdio::inherit());
-    if tree.ends_with("target/bench-base/tree") {
-        cargo.env("CARGO_TARGET_DIR", tree.with_file_name("build"));
-    }
+    cargo.current_dir(tree).env("CARGO_TARGET_DIR", target).stderr(Stdio::inherit());
     let messages = output(&mut cargo)?;
     program(&messages).with_context(|| format!("no program `pipeline` in {}", tree.display()))
 }

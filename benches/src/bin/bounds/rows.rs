@@ -110,8 +110,8 @@ fn stages() -> Vec<Row> {
         stage("flow/hit_v6", "packet", || lookups::<16>(key_v6, true)),
         stage("flow/absent_v4", "packet", || lookups::<8>(key_v4, false)),
         stage("flow/absent_v6", "packet", || lookups::<16>(key_v6, false)),
-        stage("policy/allow", "packet", || verdicts(BACKEND_PORT)),
-        stage("policy/deny", "packet", || verdicts(22)),
+        stage("policy/allow", "packet", || verdicts(BACKEND_PORT, true)),
+        stage("policy/deny", "packet", || verdicts(22, false)),
         stage("maglev/pick", "packet", picks),
         stage("service/resolve", "packet", resolutions),
         stage("route/lookup", "packet", routes),
@@ -175,9 +175,10 @@ fn lookups<const WORDS: usize>(key: fn(usize) -> Key, there: bool) -> usize {
     })
 }
 
-fn verdicts(port: u16) -> usize {
+fn verdicts(port: u16, allowed: bool) -> usize {
     let tables = cluster::tables(OTHER_POLICIES);
     let server = IpAddr::from(cluster::backend_address(3, 4).0);
+    assert_eq!(tables.policy.judge(CLIENT.into(), server, TCP, port).allowed(), allowed, "the verdict");
     repeat(|_| tables.policy.judge(black_box(CLIENT.into()), server, TCP, port))
 }
 
