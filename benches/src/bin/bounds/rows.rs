@@ -15,8 +15,9 @@ use benches::replay::Packet;
 use benches::rig::{Bare, Rig};
 use dataplane::flow::{Entry, Key, Table};
 use dataplane::judge::{self, Origin};
+use dataplane::wire::TCP;
 use dataplane::wire::parse::parse;
-use dataplane::wire::{TCP, vxlan};
+use dataplane::wire::vxlan::{self, Inside};
 use etherparse::PacketBuilder;
 use policy_compiler::maglev::{Maglev, Member};
 use policy_compiler::service::ServiceQuery;
@@ -116,8 +117,14 @@ fn stages() -> Vec<Row> {
         stage("service/resolve", "packet", resolutions),
         stage("route/lookup", "packet", routes),
         stage("decide/whole", "packet", decisions),
-        stage("vxlan/encapsulate_v4", "packet", || encapsulations(&template_v4())),
-        stage("vxlan/encapsulate_v6", "packet", || encapsulations(&template_v6())),
+        stage("vxlan/encapsulate_v4", "packet", || {
+            let template = template_v4();
+            encapsulations(|frame, inside| vxlan::encapsulate_v4(frame, &template, inside))
+        }),
+        stage("vxlan/encapsulate_v6", "packet", || {
+            let template = template_v6();
+            encapsulations(|frame, inside| vxlan::encapsulate_v6(frame, &template, inside))
+        }),
     ]
 }
 
@@ -229,7 +236,7 @@ fn template_v6() -> [u8; vxlan::TEMPLATE_V6_LEN] {
     vxlan::template_v6(MACS.0, MACS.1, nodes[0], nodes[1], 7, MACS.0, MACS.1)
 }
 
-fn encapsulations(template: &[u8]) -> usize {
+fn encapsulations(encapsulate: impl Fn(&mut Frame, Inside) -> bool) -> usize {
     let mut pool = FramePool::anonymous(TIMES, HugePages::Prefer).expect("packet memory");
     let packet = cluster::packet(1, CLIENT, 80);
     let mut frames: Vec<Frame> = (0..TIMES)
@@ -239,7 +246,10 @@ fn encapsulations(template: &[u8]) -> usize {
             frame
         })
         .collect();
-    let done = repeat(|number| vxlan::encapsulate(&mut frames[number], template, number as u32));
+    let done = repeat(|number| {
+        let frame = &mut frames[number];
+        Inside::of(frame, number as u32).is_some_and(|inside| encapsulate(frame, inside))
+    });
     assert!(frames.iter().all(|frame| frame.len() > packet.0.len()), "every packet was encapsulated");
     frames.into_iter().for_each(|frame| pool.free(frame));
     done
