@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use benches::cluster::{
-    self, BACKEND_PORT, CLIENT, CLIENT_PORT, NEIGHBOUR, NEIGHBOUR_PORT, SERVICE_PORT, UPLINK_PORT,
+    self, BACKEND_PORT, CLIENT, CLIENT_PORT, CLIENT_V6, NEIGHBOUR, NEIGHBOUR_PORT, NEIGHBOUR_V6,
+    SERVICE_PORT, UPLINK_PORT,
 };
 use dataplane::counters::WorkerCounters;
 use dataplane::drops::DropReason;
@@ -16,8 +17,7 @@ use etherparse::{
 };
 
 use crate::lab::{
-    CLIENT_V6, EMPTY, ENTRIES, GATEWAY, GATEWAY_V6, INNER_MAC, NEIGHBOUR_V6, NOBODY, NODE, OTHER_NODE,
-    PEER_MAC, PORT_MAC, SERVER_V6, SERVICE_V6, SILENT, VNI,
+    EMPTY, ENTRIES, GATEWAY, GATEWAY_V6, INNER_MAC, NOBODY, NODE, OTHER_NODE, PEER_MAC, PORT_MAC, SILENT, VNI,
 };
 
 /// Packets of one kind.
@@ -76,7 +76,8 @@ fn drops(counters: &WorkerCounters, reason: DropReason) -> u64 {
 fn flows() -> Vec<Kind> {
     let service =
         |number: u16| client_to(cluster::service_address(number % 8)).tcp_from(1000 + number, SERVICE_PORT);
-    let service_v6 = |number: u16| client_to_v6(SERVICE_V6).tcp_from(1000 + number, SERVICE_PORT);
+    let service_v6 =
+        |number: u16| client_to_v6(cluster::service_address_v6(1)).tcp_from(1000 + number, SERVICE_PORT);
     let forward = |number: u16| client_to(NEIGHBOUR).tcp_from(3000 + number, BACKEND_PORT);
     let forward_v6 = |number: u16| client_to_v6(NEIGHBOUR_V6).tcp_from(3000 + number, BACKEND_PORT);
     vec![
@@ -129,13 +130,13 @@ fn answers() -> Vec<Kind> {
     vec![
         kind("a used-up TTL", used_up, |number| v4(CLIENT, service, 1).tcp_from(9000 + number, SERVICE_PORT)),
         kind("a used-up hop limit", used_up, |number| {
-            v6(CLIENT_V6, SERVICE_V6, 1).tcp_from(9000 + number, SERVICE_PORT)
+            v6(CLIENT_V6, cluster::service_address_v6(1), 1).tcp_from(9000 + number, SERVICE_PORT)
         }),
         kind("longer than the tunnel takes", too_big, |number| {
             client_to(service).tcp_with(1000 + number, SERVICE_PORT, &[0; 1440])
         }),
         kind("longer than the tunnel takes, IPv6", too_big, |number| {
-            client_to_v6(SERVICE_V6).tcp_with(1000 + number, SERVICE_PORT, &[0; 1420])
+            client_to_v6(cluster::service_address_v6(1)).tcp_with(1000 + number, SERVICE_PORT, &[0; 1420])
         }),
         kind(
             "to an address that nobody has",
@@ -162,7 +163,9 @@ fn tunnels() -> Vec<Kind> {
         let (server, _) = cluster::backend_address(0, 0);
         v4(server, NEIGHBOUR, 63).tcp_from(30_000 + number, BACKEND_PORT)
     };
-    let inner_v6 = |number: u16| v6(SERVER_V6, NEIGHBOUR_V6, 63).tcp_from(30_000 + number, BACKEND_PORT);
+    let inner_v6 = |number: u16| {
+        v6(cluster::backend_address_v6(0, 0), NEIGHBOUR_V6, 63).tcp_from(30_000 + number, BACKEND_PORT)
+    };
     vec![
         kind("new flows out of a tunnel", misses, |number| tunnelled(OTHER_NODE, &inner(number)))
             .of_strangers(),

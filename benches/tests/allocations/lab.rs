@@ -1,4 +1,4 @@
-//! A worker between ports in memory, and what it judges by: the benches' cluster, with a little of IPv6.
+//! A worker between ports in memory, and what it judges by: the benches' cluster.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use afxdp_driver::{Batch, Frame, FramePool, HugePages, PacketIo, PortCounters, PortError};
 use agent_api::contract::PortRole;
 use allocation_counter::AllocationInfo;
-use benches::cluster::{self, BACKEND_PORT, PORTS, SERVICE_PORT};
+use benches::cluster::{self, PORTS};
 use crossbeam::channel::{Receiver, Sender};
 use dataplane::control::build::{self, PortFacts, Settings, Surroundings, World};
 use dataplane::counters::WorkerCounters;
@@ -17,7 +17,7 @@ use dataplane::messages::{Command, Event, PortCells};
 use dataplane::publish::{Publication, Publisher};
 use dataplane::snapshot::{Mac, Snapshot};
 use dataplane::worker::{IdlePolicy, Now, Parts, Worker, WorkerConfig};
-use policy_compiler::intent::{Backend, Frontend, Intent, ObjectName, Service};
+use policy_compiler::intent::{Frontend, Intent, ObjectName, Service};
 use policy_compiler::tables::{Capacity, Tables};
 
 use crate::kinds::Kind;
@@ -35,10 +35,6 @@ pub(crate) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 
 /// A Service without a backend, and an address of this node's pods that no pod has.
 pub(crate) const EMPTY: Ipv4Addr = Ipv4Addr::new(10, 96, 9, 9);
 pub(crate) const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 99);
-pub(crate) const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd01, 1, 0, 0, 0, 0, 0, 10);
-pub(crate) const NEIGHBOUR_V6: Ipv6Addr = Ipv6Addr::new(0xfd01, 1, 0, 0, 0, 0, 0, 11);
-pub(crate) const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd01, 2, 0, 0, 0, 0, 0, 10);
-pub(crate) const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfd01, 96, 0, 0, 0, 0, 0, 10);
 
 /// Lines of each flow table.
 pub(crate) const ENTRIES: usize = 2048;
@@ -142,31 +138,13 @@ impl Lab {
 
 // --------------------------------------------------------------------------------------------------- tables
 
-/// The benches' cluster; its client, its neighbour and one server have IPv6 addresses, too.
+/// The benches' cluster, and a Service without a backend.
 fn intent() -> Intent {
     let mut intent = cluster::intent(0);
-    for (number, node) in (1..).zip(&mut intent.nodes) {
-        node.pod_cidrs.push(format!("fd01:{number}::/64").parse().unwrap());
-    }
-    for (pod, address) in [("client", CLIENT_V6), ("neighbour", NEIGHBOUR_V6), ("server-0-0", SERVER_V6)] {
-        let endpoint = intent.endpoints.iter_mut().find(|endpoint| endpoint.name.name == pod).unwrap();
-        endpoint.addresses.push(address.into());
-    }
     let model = intent.services[0].clone();
-    let service = |name: &str, address: IpAddr, backends: Vec<Backend>| Service {
-        name: ObjectName::new("bench", name),
-        frontends: vec![Frontend {
-            address: Some(address),
-            port: SERVICE_PORT,
-            ipv6: address.is_ipv6(),
-            ..model.frontends[0].clone()
-        }],
-        backends,
-        ..model.clone()
-    };
-    let backend = Backend { address: SERVER_V6.into(), port: BACKEND_PORT, ..model.backends[0].clone() };
-    intent.services.push(service("six", SERVICE_V6.into(), vec![backend]));
-    intent.services.push(service("empty", EMPTY.into(), vec![]));
+    let frontend = Frontend { address: Some(EMPTY.into()), ..model.frontends[0].clone() };
+    let name = ObjectName::new("bench", "empty");
+    intent.services.push(Service { name, frontends: vec![frontend], backends: vec![], ..model });
     intent
 }
 

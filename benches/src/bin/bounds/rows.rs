@@ -1,17 +1,17 @@
 //! The rows: work that is prepared first and counted then, each by what it does a packet.
 //!
-//! * `port`, `full`, `forward`, `miss`: whole turns, as `make bench` measures them; batches of 64, or of what stands last.
+//! * `port`, `full`, `forward`: whole turns, as `make bench` measures them; batches of 64, or of what stands last; a `6` is IPv6.
+//! * `miss_small`: as its `miss`, against the tables of the small cluster: callgrind would be minutes at building the large one's.
 //! * the others: single stages, as `benches/stages.rs` measures them, with the loop around them.
 
 #![allow(clippy::expect_used, reason = "a row that cannot be prepared has nothing to say")]
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use afxdp_driver::{Frame, FramePool, HugePages};
-use benches::cluster::{self, BACKEND_PORT, CLIENT, CLIENT_PORT, SERVICE_PORT};
-use benches::replay::Packet;
+use benches::cluster::{self, BACKEND_PORT, CLIENT, CLIENT_PORT, SERVICE_PORT, SMALL};
+use benches::replay::Packets;
 use benches::rig::{Bare, Rig};
 use dataplane::flow::{Entry, Key, Table};
 use dataplane::judge::{self, Origin};
@@ -59,26 +59,35 @@ pub(crate) fn control() -> Row {
 
 fn pipeline() -> Vec<Row> {
     let mut rows = Vec::new();
-    for batch in [64, 1] {
+    for (v6, batch) in [(false, 64), (false, 1), (true, 64), (true, 1)] {
+        let six = if v6 { "6" } else { "" };
         let suffix = if batch == 64 { String::new() } else { format!("/{batch}") };
         let mut add = |kind: &str, work: Box<dyn Fn() -> usize + Send + Sync>| {
-            rows.push(Row { name: format!("{kind}/16k{suffix}"), unit: "packet", work });
+            rows.push(Row { name: format!("{kind}{six}/16k{suffix}"), unit: "packet", work });
         };
-        add("port", Box::new(move || alone(&cluster::to_services(FLOWS), batch)));
-        add("full", Box::new(move || hits(&cluster::to_services(FLOWS), batch)));
-        add("forward", Box::new(move || hits(&cluster::to_neighbour(FLOWS), batch)));
-        add("miss", Box::new(move || misses(&cluster::to_services(FLOWS), batch)));
+        add("port", Box::new(move || alone(to_services(v6), batch)));
+        add("full", Box::new(move || hits(to_services(v6), batch)));
+        add("forward", Box::new(move || hits(to_neighbour(v6), batch)));
+        add("miss_small", Box::new(move || misses(to_services(v6), batch)));
     }
     rows
 }
 
-fn alone(packets: &Arc<[Packet]>, batch: usize) -> usize {
+fn to_services(v6: bool) -> Packets {
+    if v6 { cluster::to_services_v6(&SMALL, FLOWS) } else { Packets::Short(cluster::to_services(FLOWS)) }
+}
+
+fn to_neighbour(v6: bool) -> Packets {
+    if v6 { cluster::to_neighbour_v6(FLOWS) } else { Packets::Short(cluster::to_neighbour(FLOWS)) }
+}
+
+fn alone(packets: Packets, batch: usize) -> usize {
     let mut bare = Bare::new(packets, batch);
     bare.pass();
     counted_by_callgrind(&mut || bare.pass().packets)
 }
 
-fn hits(packets: &Arc<[Packet]>, batch: usize) -> usize {
+fn hits(packets: Packets, batch: usize) -> usize {
     let mut rig = Rig::new(packets, batch);
     rig.pass();
     let (_, judged) = rig.hits_and_misses();
@@ -87,7 +96,7 @@ fn hits(packets: &Arc<[Packet]>, batch: usize) -> usize {
     taken
 }
 
-fn misses(packets: &Arc<[Packet]>, batch: usize) -> usize {
+fn misses(packets: Packets, batch: usize) -> usize {
     let mut rig = Rig::new(packets, batch);
     rig.pass();
     rig.forget();

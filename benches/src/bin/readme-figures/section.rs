@@ -60,8 +60,7 @@ fn batches(figures: &Figures) -> String {
     if all.is_empty() {
         return absent(PIPELINE);
     }
-    let (turns, others): (Vec<&Figure>, Vec<&Figure>) =
-        all.iter().filter(|figure| figure.unit != "ns/packet").partition(|figure| figure.unit == CYCLES);
+    let (turns, others): (Vec<&Figure>, Vec<&Figure>) = all.iter().partition(|figure| figure.unit == CYCLES);
     let mut bases: Vec<&str> = Vec::new();
     for figure in turns {
         let base = without_batch(&figure.row);
@@ -72,17 +71,19 @@ fn batches(figures: &Figures) -> String {
     let cell =
         |value: Option<f64>, digits: usize| value.map_or(String::new(), |value| format!("{value:.digits$}"));
     let lines = bases.into_iter().map(|base| {
-        let at = |batch: &str, unit: &str| {
+        let at = |batch: &str| {
             let row = if batch == BATCH { base.to_owned() } else { format!("{base}/{batch}") };
-            figures.value(PIPELINE, &row, unit)
+            figures.figure(PIPELINE, &row, CYCLES)
         };
         let mut line = vec![format!("`{base}`")];
-        line.extend(BATCHES.map(|batch| cell(at(batch, CYCLES), 1)));
-        line.push(cell(at(BATCH, "ns/packet"), 1));
+        line.extend(BATCHES.map(|batch| cell(at(batch).map(|figure| figure.value), 1)));
+        let (usual, alone) = (at(BATCH), at(BATCH).and_then(|figure| figure.port_cycles));
+        line.push(cell(usual.zip(alone).map(|(figure, port)| figure.value - port), 1));
+        line.push(cell(usual.and_then(|figure| figure.ns), 1));
         line
     });
-    let head = ["cycles a packet, batches of", "1", "4", "16", "64", "ns at 64"];
-    let mut text = table(head, 1..6, lines);
+    let head = ["cycles a packet, batches of", "1", "4", "16", "64", "without port", "ns"];
+    let mut text = table(head, 1..7, lines);
     if !others.is_empty() {
         text += "\n\n";
         text += &rows(&others);
@@ -206,13 +207,12 @@ mod tests {
         let rows = [
             ("full/16k/1", 343.08, CYCLES),
             ("full/16k", 130.94, CYCLES),
-            ("full/16k", 50.4, "ns/packet"),
             ("maglev/65537x1000_us", 812.3, "us"),
         ];
         let text = batches(&measured(&[(PIPELINE, &rows)]));
         let line = text.lines().find(|line| line.starts_with("| `full/16k`")).unwrap();
         let cells: Vec<&str> = line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        assert_eq!(cells, ["`full/16k`", "343.1", "130.9", "50.4"]);
+        assert_eq!(cells, ["`full/16k`", "343.1", "130.9", "129.9", "65.5"]);
         assert_eq!(text.matches("full/16k").count(), 1);
         assert!(text.contains("812.3"));
     }

@@ -19,7 +19,7 @@ enum Reach {
     Times(f64, &'static str),
 }
 
-const TARGETS: [Target; 12] = [
+const TARGETS: [Target; 13] = [
     Target {
         work: "parse, flow hit, verdict, Service NAT, VXLAN; 16 K flows",
         row: "full/16k",
@@ -32,12 +32,13 @@ const TARGETS: [Target; 12] = [
     Target { work: "16 K flows, single packets", row: "full/16k/1", reach: Reach::Times(4.0, "full/16k") },
     Target { work: "routed, nothing translated", row: "forward/16k", reach: Reach::Cycles(50.0) },
     Target {
-        work: "a new flow: policy, Service, route, two entries",
+        work: "a new flow: 10 K rules, 5 K Services, route, two entries",
         row: "miss/16k",
         reach: Reach::Cycles(1000.0),
     },
     Target { work: "IPv6, 16 K flows", row: "full6/16k", reach: Reach::Times(1.25, "full/16k") },
     Target { work: "IPv6, 1 M flows in no order", row: "full6/1m", reach: Reach::Times(1.25, "full/1m") },
+    Target { work: "IPv6, 4 M flows in no order", row: "full6/4m", reach: Reach::Times(1.25, "full/4m") },
     Target { work: "IPv6, routed", row: "forward6/16k", reach: Reach::Times(1.25, "forward/16k") },
     Target { work: "IPv6, a new flow", row: "miss6/16k", reach: Reach::Times(1.25, "miss/16k") },
 ];
