@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 # What the tests judge against where it is at hand: expectations that others recorded (see docs/testing.md).
 CONFORMANCE ?= ../shared/conformance
 
-.PHONY: help demo test test-offline bench bench-updates bench-peers lint deny fmt build build-release deps clean-lab
+.PHONY: help demo test test-offline bench bench-updates bench-peers bench-compare bounds bounds-renew readme-figures readme-figures-check lint deny fmt build build-release deps clean-lab
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
@@ -33,6 +33,24 @@ bench-updates: ## what a change of a large cluster's state costs, and what it co
 bench-peers: deps build-release ## one worker with all of it on against testpmd, the kernel, nftables and Open vSwitch (root; PEERS="--only testpmd")
 	@deploy/deps.sh peers
 	target/release/bench-peers $(PEERS)
+
+bench-compare: ## the pipeline of this tree against BASE's (a git revision), by turns in one run: BASE=HEAD~1 (ROWS="full/16k miss" ROUNDS=9)
+	@test -n "$(BASE)" || { echo "make bench-compare BASE=REVISION: which revision?" >&2; exit 2; }
+	cargo run --quiet -p benches --bin bench-compare -- --base "$(BASE)" $(if $(ROUNDS),--rounds $(ROUNDS)) $(ROWS)
+
+bounds: ## instructions and allocations a packet, counted by callgrind, held to benches/bounds.toml
+	deploy/deps.sh build bounds
+	cargo run --release --quiet -p benches --bin bounds
+
+bounds-renew: ## write benches/bounds.toml anew, by what is counted now (some rows alone: ROWS="full/16k miss")
+	deploy/deps.sh build bounds
+	cargo run --release --quiet -p benches --bin bounds -- --renew $(ROWS)
+
+readme-figures: ## take the last runs' figures into docs/bench and write README.md's section on performance from them
+	cargo run --quiet -p benches --bin readme-figures -- --collect
+
+readme-figures-check: ## README.md's section on performance says what docs/bench says
+	cargo run --quiet -p benches --bin readme-figures -- --check
 
 lint: deps deny ## formatting, clippy, docs, layering, licences: warnings are errors
 	cargo fmt --all --check

@@ -3,6 +3,7 @@
 #
 #   deploy/deps.sh build   what compiling needs
 #   deploy/deps.sh lab     what the demo and the tests in network namespaces need
+#   deploy/deps.sh bounds  what `make bounds` counts with
 #   deploy/deps.sh peers   the other parties of `make bench-peers`
 set -euo pipefail
 
@@ -13,6 +14,7 @@ build=(
   "protobuf-compiler:protoc" "libprotobuf-dev:/usr/include/google/protobuf/empty.proto"
 )
 lab=("iproute2:ip" "ethtool:ethtool" "nftables:nft" "util-linux:setpriv" "procps:sysctl")
+bounds=("valgrind:valgrind")
 peers=(
   "dpdk-dev:dpdk-testpmd" "librte-net-af-xdp23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_xdp.so.23"
   "openvswitch-switch:/usr/lib/openvswitch-switch/ovs-vswitchd"
@@ -28,8 +30,8 @@ present() {
 missing=()
 for group in "$@"; do
   case "$group" in
-    build | lab | peers) declare -n packages="$group" ;;
-    *) echo "deps.sh: no group \"$group\": build, lab or peers" >&2; exit 2 ;;
+    build | lab | bounds | peers) declare -n packages="$group" ;;
+    *) echo "deps.sh: no group \"$group\": build, lab, bounds or peers" >&2; exit 2 ;;
   esac
   for entry in "${packages[@]}"; do
     present "${entry#*:}" || missing+=("${entry%%:*}")
