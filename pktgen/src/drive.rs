@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::monotonic_ns;
 use crate::engine::{EngineError, Receiver, Sender};
+use crate::live_latency::LiveLatencies;
 use crate::meter::Meter;
 use crate::rate::Pacer;
 use crate::traffic::Traffic;
@@ -37,6 +38,8 @@ pub struct Shared {
     pub received: AtomicU64,
     /// When the sender ended, in ns; 0 while it has not.
     ended: AtomicU64,
+    /// Latencies of one packet a batch.
+    pub latencies: LiveLatencies,
 }
 
 impl Shared {
@@ -64,6 +67,13 @@ impl Shared {
     /// Says that nothing more will be sent.
     pub fn end_sending(&self) {
         self.ended.store(monotonic_ns().max(1), Ordering::Release);
+    }
+
+    /// Makes ready for another measurement of the same threads: nothing sent, nothing received, not ended.
+    pub fn renew(&self) {
+        self.sent.store(0, Ordering::Relaxed);
+        self.received.store(0, Ordering::Relaxed);
+        self.ended.store(0, Ordering::Release);
     }
 
     /// Whether the drain time after the sender's end is over at `now`, or everything has come and been looked after.
@@ -214,6 +224,9 @@ pub fn collect(
     loop {
         receiver.receive(meter, PATIENCE)?;
         shared.received.store(meter.received, Ordering::Relaxed);
+        if let Some(latency) = meter.latest.take() {
+            shared.latencies.note(latency);
+        }
         if done(meter, monotonic_ns()) {
             return Ok(());
         }
@@ -239,6 +252,8 @@ mod tests {
         let destinations = ("10.0.0.2".parse().unwrap(), "9000".parse().unwrap());
         let spec = TrafficSpec {
             flows: draw(flows, sources, destinations).unwrap(),
+            syn_flows: 0,
+            popularity: Default::default(),
             streams: flows,
             protocols: "udp,icmp".parse().unwrap(),
             sizes: "64,128".parse().unwrap(),
@@ -355,6 +370,9 @@ mod tests {
             }
             fn settle(&mut self) -> Result<usize, EngineError> {
                 Ok(0)
+            }
+            fn lost(&self) -> u64 {
+                0
             }
             fn close(self: Box<Self>) -> u64 {
                 0

@@ -15,25 +15,41 @@
 //!
 //! It is not for: looking into what it tests. It shares no parser with the dataplane.
 
+pub mod bench;
 pub mod capture;
+pub mod certify;
 pub mod check;
 pub mod checksum;
 pub mod clock;
+pub mod commands;
+pub mod compare;
 pub mod drive;
+mod ends;
 pub mod engine;
+pub mod figures;
+pub mod floor;
 pub mod flow;
+pub mod host;
+pub mod live_latency;
 pub mod locate;
 pub mod meter;
 pub mod mix;
+pub mod mlr;
+pub mod ndr;
 pub mod netlink;
 pub mod options;
 pub mod packet;
 pub mod place;
 pub mod plot;
+pub mod popularity;
+pub mod profile;
 pub mod progress;
 pub mod rate;
 pub mod report;
+pub mod rfc2544;
 pub mod run;
 pub mod stamp;
 pub mod stats;
+pub mod suite;
 pub mod traffic;
+pub mod trial;
