@@ -362,7 +362,7 @@ fn receive_trial(
     let mut leftovers = Meter::new(None);
     while receiver.receive(&mut leftovers, Duration::ZERO)? > 0 && Instant::now() < deadline {}
     let mut meter = Meter::new(order.traffic.run_id);
-    meter.prepare(order.traffic.streams.unwrap_or_else(|| order.traffic.flows.min(64)));
+    meter.prepare(order.traffic.stream_count());
     let overflow_before = receiver.overflow();
     let _ = ready.send(());
     collect(receiver, &mut meter, shared, |meter, now| {

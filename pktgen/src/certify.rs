@@ -53,7 +53,7 @@ pub fn run(suite: &mut Suite<'_>, options: &CertifyOptions) -> Result<(), Failur
     if !sizes.contains(&SizeMix::imix()) {
         sizes.push(SizeMix::imix());
     }
-    let goals = goals(options.quick, trial);
+    let goals = goals(options.quick, trial, options.bench.trials.resolution);
     for size in &sizes {
         let found = suite.goals(size, &goals, repeats)?;
         let ndr = found.first().copied().flatten();
@@ -83,8 +83,9 @@ fn rfc2544(
 }
 
 /// NDR and PDR. CSIT's 21 trials a load; for `--quick` three.
-fn goals(quick: bool, trial: Duration) -> Vec<Goal> {
+fn goals(quick: bool, trial: Duration, near: Option<f64>) -> Vec<Goal> {
     let trial = trial.min(Duration::from_secs(1));
     let (sum, width) = if quick { (trial * 3, 0.05) } else { (trial * 21, 0.005) };
+    let width = near.map_or(width, |near| near.min(0.5));
     [Goal::ndr(), Goal::pdr()].map(|goal| Goal { initial: trial, last: trial, sum, width, ..goal }).to_vec()
 }

@@ -10,7 +10,7 @@ use crate::mix::SizeMix;
 use crate::options::{BenchOptions, CertifyOptions, Rfc2544Options, SearchOptions};
 use crate::progress::Status;
 use crate::run::Failure;
-use crate::suite::Suite;
+use crate::suite::{Suite, impossible};
 use crate::{certify, floor, rfc2544};
 
 /// What a report says of how it came about.
@@ -44,6 +44,9 @@ pub fn rfc2544(options: &Rfc2544Options, asked: Asked, shared: &Shared) -> Resul
 /// # Errors
 /// As [`rfc2544`].
 pub fn search(options: &SearchOptions, mut asked: Asked, shared: &Shared) -> Result<Ended, Failure> {
+    if let (Some(_), false) = (options.bench.trials.resolution, options.goal.is_empty()) {
+        return Err(impossible("--resolution", "with --goal the goals say it: width=1%".into()));
+    }
     let goals = options.goals();
     let texts: Vec<String> = goals.iter().map(ToString::to_string).collect();
     asked.settings.insert("search.goal".into(), texts.join(" "));

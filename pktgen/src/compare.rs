@@ -356,7 +356,8 @@ mod tests {
             change(&mut other);
             compare(&base, &other, 0.01, 0.05).unwrap_err().to_string()
         };
-        let rows: [(&str, &dyn Fn(&mut BenchReport)); 7] = [
+        type Row<'a> = (&'a str, &'a dyn Fn(&mut BenchReport));
+        let rows: [Row<'_>; 7] = [
             ("command: search against rfc2544", &|r| r.command = "rfc2544".into()),
             ("schema", &|r| r.schema = "pktgen.bench/2".into()),
             ("traffic.flows: 64 against 1000", &|r| {

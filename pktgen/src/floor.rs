@@ -49,11 +49,13 @@ pub fn measure(options: &RunOptions, shared: &Shared, status: &Status) -> Result
     let failed = |source| Failure::Engine { end: "floor", source };
     let traffic = TrafficOptions { run_id: Some(options.traffic.run()), ..options.traffic.clone() };
     let memory_ns = in_memory(&mut check::offline(&traffic)?, time, PPS).map_err(failed)?;
-    let (veth_ns, veth) = match over_veth(options, time, shared, status) {
+    let (veth_ns, veth) = match over_veth(options, time, status) {
         Ok((latency, made_of)) => (Some(latency), format!("bare veth pair: {made_of}")),
-        Err(Failure::Interrupted) => return Err(Failure::Interrupted),
         Err(error) => (None, format!("over a bare veth pair it could not be measured: {error}")),
     };
+    if shared.stopping() {
+        return Err(Failure::Interrupted);
+    }
     Ok(FloorReport { memory_ns, veth_ns, veth, pps: PPS })
 }
 
@@ -98,7 +100,6 @@ pub fn in_memory(traffic: &mut Traffic, time: Duration, pps: f64) -> Result<Late
 fn over_veth(
     options: &RunOptions,
     time: Duration,
-    shared: &Shared,
     status: &Status,
 ) -> Result<(LatencyReport, String), Failure> {
     let (sender, receiver) = (Namespace::make()?, Namespace::make()?);
@@ -117,13 +118,13 @@ fn over_veth(
         namespace.run("ethtool", &format!("-K {device} tx off tso off gso off gro on"))?;
     }
     let own = joined(options, &sender.path, &receiver.path, from, to)?;
-    let no_progress = Status::default();
+    // Of its own: where it fails, what is measured next goes on.
+    let (shared, no_progress) = (Shared::default(), Status::default());
     let spec = TrialSpec { test: "floor".into(), size: None, rate: Some(PPS), amount: Amount::Time(time) };
     status.say("measuring the instrument's own latency over a bare veth pair");
-    let (record, attached) = Bench::with(&own, Duration::ZERO, shared, &no_progress, |bench| {
+    let (record, attached) = Bench::with(&own, Duration::ZERO, &shared, &no_progress, |bench| {
         Ok((bench.measure(&spec)?, bench.attached().clone()))
     })?;
-    shared.renew();
     let made_of = format!("{} to {}", attached.sender, attached.receiver);
     let nothing = || Failure::Engine {
         end: "floor",

@@ -48,6 +48,8 @@ pub mod rate;
 pub mod report;
 pub mod rfc2544;
 pub mod run;
+#[cfg(test)]
+mod simulated;
 pub mod stamp;
 pub mod stats;
 pub mod suite;

@@ -262,3 +262,179 @@ pub fn settings(command: &Command, matches: &clap::ArgMatches) -> std::collectio
     };
     settable(command).filter_map(of).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Args;
+    use proptest::prelude::*;
+
+    use crate::options::{CertifyOptions, Rfc2544Options, RunOptions, SearchOptions};
+
+    fn program() -> Command {
+        Command::new("pktgen")
+            .subcommand(RunOptions::augment_args(Command::new("run")))
+            .subcommand(Rfc2544Options::augment_args(Command::new("rfc2544")))
+            .subcommand(SearchOptions::augment_args(Command::new("search")))
+            .subcommand(CertifyOptions::augment_args(Command::new("certify")))
+    }
+
+    fn words(command: &str, text: &str) -> Result<Vec<String>, String> {
+        let program = program();
+        let flags = flags(program.find_subcommand(command).unwrap(), text)?;
+        Ok(flags.into_iter().map(|flag| flag.word.into_string().unwrap()).collect())
+    }
+
+    #[test]
+    fn keys_become_flags() {
+        let rows = [
+            ("run", "engine = \"xdp\"", "--engine=xdp"),
+            ("run", "[traffic]\nflows = 64", "--flows=64"),
+            ("run", "[traffic]\nsize = [64, 594]", "--size=64,594"),
+            ("run", "[traffic]\nsize = { 64 = 7, 594 = 4 }", "--size=594=4,64=7"),
+            (
+                "run",
+                "[traffic]\nvxlan = { vni = 1, src = \"192.0.2.1\", dst = \"192.0.2.2\" }",
+                "--vxlan=vni=1,src=192.0.2.1,dst=192.0.2.2",
+            ),
+            ("run", "[receiver]\nno-verify = true", "--no-verify"),
+            ("run", "[receiver]\nno-verify = false", ""),
+            ("rfc2544", "[trials]\nsizes = [64, \"imix\"]\ntest = \"loss\"", "--sizes=64,imix --test=loss"),
+            (
+                "search",
+                "[search]\ngoal = [\"ndr\", { name = \"x\", loss = 0.01 }]",
+                "--goal=ndr --goal=name=x,loss=0.01",
+            ),
+            ("search", "[[search.goal]]\nloss = 0.01", "--goal=loss=0.01"),
+        ];
+        for (command, text, expected) in rows {
+            assert_eq!(words(command, text).unwrap().join(" "), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_path() {
+        let rows = [
+            ("run", "[traffic]\ncolour = 1", "traffic.colour: `run` has no such key"),
+            ("run", "[colours]\nred = 1", "colours: there is no such table"),
+            ("run", "flows = 1", "flows: it belongs in [traffic]"),
+            ("run", "[traffic]\nengine = \"xdp\"", "traffic.engine: it belongs above all tables"),
+            ("run", "engine = \"warp\"", "engine: `warp` is none of xdp, live, socket"),
+            ("run", "[traffic]\nflows = \"many\"", "traffic.flows: "),
+            ("run", "[traffic]\nflows = -1", "traffic.flows: "),
+            ("run", "[traffic]\nflows = 1.5", "traffic.flows: "),
+            ("run", "[traffic]\nflows = true", "traffic.flows: it must be text"),
+            ("run", "[traffic]\nsize = [64, [1]]\nttl = 1979-05-27", "traffic.size"),
+            ("run", "[traffic]\nsize = [64, { a = [1] }]", "traffic.size[1].a: "),
+            ("run", "[load]\nrate = \"fast\"", "load.rate: `fast` is not a rate"),
+            ("run", "[receiver]\nno-verify = \"yes\"", "receiver.no-verify: it is true or false"),
+            ("run", "profile = \"other.toml\"", "profile: `run` has no such key"),
+            ("run", "[traffic\n", "line 1"),
+            ("run", "[search]\ngoal = \"ndr\"", "search: there is no such table"),
+            ("search", "[search]\ngoal = [\"ndr\", \"fast\"]", "search.goal: `fast`"),
+            ("search", "[[search.goal]]\nwidth = 0", "search.goal: width: 0"),
+            ("rfc2544", "[trials]\nsizes = [64, 20]", "trials.sizes: "),
+            ("rfc2544", "[trials]\ntest = \"speed\"", "trials.test: `speed` is none of throughput"),
+        ];
+        for (command, text, says) in rows {
+            let error = words(command, text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn flags_go_before_the_profile_and_other_command_lines_stay_as_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("profile.toml");
+        std::fs::write(&file, "[traffic]\nflows = 64\nttl = 9\n[output]\noutput = \"csv\"\n").unwrap();
+        let expanded = |text: &str| {
+            let text = text.replace("FILE", file.to_str().unwrap());
+            let words = text.split_whitespace().map(OsString::from).collect();
+            let expanded = expand(&program(), words).map_err(|error| error.to_string())?;
+            Ok::<_, String>(
+                expanded.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>(),
+            )
+        };
+        let all = expanded("pktgen run --profile FILE").unwrap();
+        assert_eq!(all[2..5], ["--output=csv", "--flows=64", "--ttl=9"]);
+        for given in ["--flows 1", "--flows=1"] {
+            let some = expanded(&format!("pktgen run --profile=FILE {given} -ojson")).unwrap();
+            assert_eq!(some[2..3], ["--ttl=9"], "{some:?}");
+        }
+        for same in ["pktgen", "pktgen --help", "pktgen run --flows 2", "pktgen warp --profile FILE"] {
+            assert_eq!(expanded(same).unwrap().len(), same.split_whitespace().count());
+        }
+        let error = expanded("pktgen run --profile /nowhere.toml").unwrap_err();
+        assert!(error.contains("/nowhere.toml"), "{error}");
+    }
+
+    #[test]
+    fn the_examples_are_profiles_of_their_commands() {
+        let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/pktgen");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(examples).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            // The first line is how it is used.
+            let usage = text.lines().next().unwrap().trim_start_matches("# ").to_owned();
+            let words: Vec<&str> = usage.split_whitespace().collect();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(usage.contains(&format!("examples/pktgen/{name}")), "{usage}");
+            let flags = self::words(words[1], &text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let given = words[2..].join(" ").replace(&format!("--profile examples/pktgen/{name}"), "");
+            let line = [vec!["pktgen".to_owned(), words[1].to_owned()], flags].concat();
+            let line = line.into_iter().chain(given.split_whitespace().map(str::to_owned));
+            program().try_get_matches_from(line).unwrap_or_else(|error| panic!("{name}: {error}"));
+            seen += 1;
+        }
+        assert_eq!(seen, 5);
+    }
+
+    /// What a mutated profile may say: whatever it is, either it is understood or the file's place is named.
+    fn valid() -> String {
+        let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/pktgen/search.toml");
+        std::fs::read_to_string(examples).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn no_mutation_of_a_profile_is_too_strange(
+            at in any::<prop::sample::Index>(), len in 0usize..20, put in "[\\[\\]{}=\"'#a-z0-9.,\\n -]{0,12}",
+        ) {
+            let mut text: Vec<char> = valid().chars().collect();
+            let at = at.index(text.len());
+            let end = (at + len).min(text.len());
+            text.splice(at..end, put.chars());
+            let text: String = text.into_iter().collect();
+            if let Err(error) = words("search", &text) {
+                let named = error.contains(": ") || error.contains("TOML parse error");
+                prop_assert!(named && !error.trim().is_empty(), "{}", error);
+            }
+        }
+
+        #[test]
+        fn an_unknown_key_is_named_wherever_it_stands(
+            section in prop_oneof![Just(""), Just("traffic"), Just("trials"), Just("sender")], key in "[a-z]{3,9}-zz",
+        ) {
+            let text = if section.is_empty() { format!("{key} = 1") } else { format!("[{section}]\n{key} = 1") };
+            let path = if section.is_empty() { key } else { format!("{section}.{key}") };
+            let begin = format!("{path}: ");
+            prop_assert!(words("search", &text).unwrap_err().starts_with(&begin));
+        }
+
+        #[test]
+        fn no_value_is_too_strange(value in "\\PC{0,20}", flag in prop_oneof![
+            Just("dst-ip"), Just("src-port"), Just("protocol"), Just("size"), Just("vxlan"), Just("popularity"),
+            Just("dst-mac"), Just("run-id"), Just("ttl"),
+        ]) {
+            let text = toml::to_string(&Table::from_iter([(
+                "traffic".to_owned(),
+                Value::Table(Table::from_iter([(flag.to_owned(), Value::String(value))])),
+            )])).unwrap();
+            if let Err(error) = words("run", &text) {
+                let begin = format!("traffic.{flag}: ");
+                prop_assert!(error.starts_with(&begin), "{}", error);
+            }
+        }
+    }
+}

@@ -54,7 +54,7 @@ impl Suite<'_> {
     /// As [`run`].
     pub fn throughput(&mut self, size: &SizeMix, loads: Loads, repeats: u32) -> Result<Option<f64>, Failure> {
         let trials = &self.options.trials;
-        let goal = Goal::rfc2544(trials.length(), trials.resolution.min(0.5));
+        let goal = Goal::rfc2544(trials.length(), trials.near());
         let mut found = Vec::new();
         for repeat in 1..=repeats {
             let result = self.search("throughput", size, std::slice::from_ref(&goal), loads, repeat)?;
@@ -175,7 +175,7 @@ impl Suite<'_> {
             } else {
                 bad = frames;
             }
-            if good == most || bad - good <= ((bad as f64 * self.options.trials.resolution) as u64).max(1) {
+            if good == most || bad - good <= ((bad as f64 * self.options.trials.near()) as u64).max(1) {
                 return Ok((good, pps));
             }
             frames = good + (bad - good) / 2;

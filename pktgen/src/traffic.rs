@@ -3,7 +3,8 @@
 //! In turn, packet n belongs to flow `n mod flows`; each round over the flows begins one step further in the pattern of
 //! protocols and sizes, so that every flow meets every kind. Drawn by popularity, flow and kind have nothing to do
 //! with each other. TCP SYNs have flows of their own where there are any; then, too, the pattern just goes on. A flow belongs to stream
-//! `flow mod streams`; each stream numbers its packets from 0.
+//! `flow mod streams`, where SYNs with flows of their own have the last stream for themselves (if there are two); each
+//! stream numbers its packets from 0.
 
 use crate::flow::{Flow, FlowError, MAX_FLOWS};
 use crate::mix::{MixError, Protocol, ProtocolMix, SizeMix, interleave};
@@ -94,6 +95,8 @@ pub struct Traffic {
     /// First those that all kinds but SYNs choose from, behind them those of SYNs.
     flows: Vec<PreparedFlow>,
     shared_flows: usize,
+    /// Streams but for that of SYNs with flows of their own.
+    shared_streams: usize,
     next_syn: usize,
     draw: Option<Draw>,
     /// Sequence number of each flow's next segment; `None` until it is opened. Empty where there are no TCP streams.
@@ -160,6 +163,7 @@ impl Traffic {
             templates,
             kinds,
             shared_flows,
+            shared_streams: if spec.syn_flows > 0 { spec.streams.max(2) - 1 } else { spec.streams },
             next_syn: 0,
             draw,
             connections: if streams { vec![None; shared_flows] } else { Vec::new() },
@@ -191,7 +195,7 @@ impl Traffic {
         let kind = *self.kinds.get(usize::from(*self.pattern.get(self.next_kind)?))?;
         let own_flow = kind.protocol == Protocol::TcpSyn && self.shared_flows < self.flows.len();
         let flow = if own_flow { self.shared_flows + self.next_syn } else { self.next_flow };
-        let stream = flow % self.tallies.len();
+        let stream = if own_flow { self.tallies.len() - 1 } else { flow % self.shared_streams };
         let tally = self.tallies.get_mut(stream)?;
         let given = if self.warmup { &mut tally.warmup } else { &mut tally.sent };
         let number = *given;
@@ -407,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_syns_has_flows_of_its_own() {
-        let spec = TrafficSpec { syn_flows: 5, ..spec(7, 1, "tcp-stream=1,tcp-syn=3", "128") };
+        let spec = TrafficSpec { syn_flows: 5, ..spec(7, 3, "tcp-stream=1,tcp-syn=3", "128") };
         let mut traffic = Traffic::new(&spec, 1).unwrap();
         let segments = segments(&mut traffic, 80);
         let (flood, rest): (Vec<_>, Vec<_>) = segments.into_iter().partition(|(flow, ..)| *flow >= 2);

@@ -44,6 +44,20 @@ fn what_cannot_be_kept_is_refused_with_the_flags_name_and_exit_code_2() {
         ("replay nothing.pcap --tx-device v --rate 10%", "--link-speed"),
         ("build out.pcap --dst-ip 10.0.0.1", "--src-ip"),
         ("receive --colour red", "--colour"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --popularity often", "--popularity"),
+        ("send --tx-device v --dst-ip 10.0.0.1 --syn-flows 5", "--syn-flows"),
+        ("send --tx-engine live --tx-device v --dst-ip 10.0.0.1 --flows 9 --popularity zipf", "--popularity"),
+        ("rfc2544 --dst-ip 10.0.0.1 --tx-device v", "--rx-device"),
+        ("rfc2544 --dst-ip 10.0.0.1 --tx-device v --rx-device w --test speed", "--test"),
+        ("rfc2544 --dst-ip 10.0.0.1 --tx-device v --rx-device w --sizes 20", "--sizes"),
+        ("rfc2544 --dst-ip 10.0.0.1 --tx-device v --rx-device w --trial 0s", "--trial"),
+        ("rfc2544 --dst-ip 10.0.0.1 --tx-device v --rx-device w --repeats 0", "--repeats"),
+        ("search --dst-ip 10.0.0.1 --tx-device v --rx-device w --goal fast", "--goal"),
+        ("search --dst-ip 10.0.0.1 --tx-device v --rx-device w --goal pdr,width=2", "width"),
+        ("certify --dst-ip 10.0.0.1 --tx-device v --rx-device w --fractions 150%", "--fractions"),
+        ("compare one.json", "B.json"),
+        ("compare one.json two.json", "one.json"),
+        ("run --profile nothing.toml", "nothing.toml"),
     ];
     for (words, flag) in rows {
         let ended = pktgen(words);
@@ -88,6 +102,30 @@ fn a_capture_holds_what_was_asked_for_at_its_times() {
 }
 
 #[test]
+fn a_profile_that_is_wrong_is_refused_by_file_and_key() {
+    let path = file("wrong.toml");
+    for (text, says) in [
+        ("[traffic]\ncolour = 1\n", "traffic.colour"),
+        ("[traffic]\nflows = \"many\"\n", "traffic.flows"),
+        ("[traffic\n", "line 1"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let ended = pktgen(&format!("run --profile {}", path.display()));
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended}");
+        assert!(ended.err.contains(says) && ended.err.contains("wrong.toml"), "{ended}");
+    }
+}
+
+#[test]
+fn reports_of_one_run_are_not_compared() {
+    let path = file("run.json");
+    std::fs::write(&path, "{\"schema\": \"pktgen.report/1\"}").unwrap();
+    let ended = pktgen(&format!("compare {0} {0}", path.display()));
+    assert_eq!(ended.code, 2, "{ended}");
+    assert!(ended.err.contains("its schema is `pktgen.report/1`"), "{ended}");
+}
+
+#[test]
 fn the_help_has_examples_and_exit_codes() {
     let ended = pktgen("--help");
     assert_eq!(ended.code, 0);
@@ -95,5 +133,10 @@ fn the_help_has_examples_and_exit_codes() {
         assert!(ended.out.contains(part), "{part}: {ended}");
     }
     assert!(pktgen("run --help").out.contains("--drain"));
+    for (command, flag) in
+        [("rfc2544", "--loss-step"), ("search", "--goal"), ("certify", "--quick"), ("compare", "--alpha")]
+    {
+        assert!(pktgen(&format!("{command} --help")).out.contains(flag), "{command}");
+    }
     assert_eq!(pktgen("").code, 2);
 }

@@ -139,7 +139,8 @@ mod tests {
     fn rows_of_trials_and_what_they_say() {
         let ndr = target(0.0, 0.5, 100, 300);
         let strict = target(0.0, 0.0, 100, 100);
-        let rows: [(&str, &[(u64, f64)], Target, Class); 9] = [
+        type Row = (&'static str, &'static [(u64, f64)], Target, Class);
+        let rows: [Row; 9] = [
             ("nothing is known", &[], ndr, Class::Undecided),
             ("one good of three", &[(100, 0.0)], ndr, Class::Undecided),
             ("two good of three", &[(100, 0.0), (100, 0.0)], ndr, Class::Lower),

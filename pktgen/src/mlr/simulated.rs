@@ -148,8 +148,8 @@ fn bounds_of(trials: &[(Trial, Outcome)], goal: &Goal) -> (Option<u64>, Option<u
     loads.sort_unstable();
     loads.dedup();
     let upper = loads.iter().copied().find(|load| class(*load) == Class::Upper);
-    let lower = loads.iter().copied().filter(|load| upper.is_none_or(|upper| *load < upper));
-    (lower.filter(|load| class(*load) == Class::Lower).next_back(), upper)
+    let mut below = loads.iter().copied().filter(|load| upper.is_none_or(|upper| *load < upper));
+    (below.rfind(|load| class(*load) == Class::Lower), upper)
 }
 
 proptest! {

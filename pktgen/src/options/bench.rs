@@ -40,16 +40,18 @@ pub struct BenchOptions {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Trials")]
 pub struct Trials {
-    /// Length of a trial; RFC 2544 asks for 60s [default: 60s; certify: 10s, --quick: 200ms]
+    /// Length of a trial; RFC 2544 asks for 60s; with --goal the goals say it, but for the sender's own highest rate
+    /// [default: 60s; NDR and PDR: 1s; certify: 10s, --quick: 200ms]
     #[arg(long, value_name = "TIME", value_parser = positive)]
     pub trial: Option<Duration>,
     /// How often each figure is measured; 3 or more let `compare` know the noise
     /// [default: RFC 2544's: throughput and loss 1, latency 20, back-to-back 50; search: 1; certify: 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub repeats: Option<u32>,
-    /// How near the bounds of a searched rate must come, as a share of it; goals have their own
-    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
-    pub resolution: f64,
+    /// How near the bounds of a searched figure must come, as a share of it; with --goal the goals say it
+    /// [default: 1%; NDR and PDR: 0.5%, certify --quick: 5%]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub resolution: Option<f64>,
     /// The highest load [default: as fast as the sender can, which is measured first]
     #[arg(long, value_name = "RATE")]
     pub max_rate: Option<Rate>,
@@ -74,6 +76,11 @@ pub struct Trials {
 }
 
 impl Trials {
+    /// The resolution of RFC 2544's searches: as asked, or one percent; never above a half.
+    pub fn near(&self) -> f64 {
+        self.resolution.unwrap_or(0.01).min(0.5)
+    }
+
     /// The trial's length: as asked, or RFC 2544's 60 s.
     pub fn length(&self) -> Duration {
         self.trial.unwrap_or(Duration::from_secs(60))
@@ -156,7 +163,8 @@ impl SearchOptions {
             Some(trial) => Goal { initial: trial, last: trial, sum: trial * 21, ..goal },
             None => goal,
         };
-        vec![scaled(Goal::ndr()), scaled(Goal::pdr())]
+        let width = self.bench.trials.resolution.map_or(Goal::ndr().width, |near| near.min(0.5));
+        [Goal::ndr(), Goal::pdr()].map(|goal| Goal { width, ..scaled(goal) }).to_vec()
     }
 }
 

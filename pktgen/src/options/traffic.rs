@@ -35,7 +35,8 @@ pub struct TrafficOptions {
     /// Flows, of each protocol: source ports vary first, then source addresses, destination ports and addresses
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub flows: usize,
-    /// Streams to number packets in: each has its own loss, order and latency [default: flows, at most 64]
+    /// Streams to number packets in: each has its own loss, order and latency; --syn-flows have
+    /// the last [default: flows, at most 64]
     #[arg(long, value_name = "N")]
     pub streams: Option<usize>,
     /// How often each flow is sent: in-turn, uniform (drawn), zipf or zipf=EXPONENT (drawn, the first the most popular)
@@ -94,7 +95,7 @@ impl TrafficOptions {
             flows: self.draw(source)?,
             syn_flows: self.syn_flows,
             popularity: (self.popularity, self.seed),
-            streams: self.streams.unwrap_or_else(|| self.flows.min(64)),
+            streams: self.stream_count(),
             protocols: self.protocol.clone(),
             sizes: self.size.clone().unwrap_or_default(),
             headers,
@@ -134,6 +135,11 @@ impl TrafficOptions {
                 if matches!(error, FlowError::Families(..)) { "--src-ip and --dst-ip" } else { "--flows" };
             OptionsError::Impossible { flag, why: error.to_string() }
         })
+    }
+
+    /// Streams: as asked, or one a flow up to 64, and one for SYNs with flows of their own.
+    pub fn stream_count(&self) -> usize {
+        self.streams.unwrap_or_else(|| self.flows.min(64) + usize::from(self.syn_flows > 0))
     }
 
     /// The number that marks this run's packets; the same at every call only where `--run-id` is given.
