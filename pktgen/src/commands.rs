@@ -2,6 +2,7 @@
 //! a [`BenchReport`]. What was found before a failure or a signal is not lost.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use crate::bench::{Bench, as_run};
 use crate::drive::Shared;
@@ -42,7 +43,7 @@ pub fn rfc2544(options: &Rfc2544Options, asked: Asked, shared: &Shared) -> Resul
 /// `pktgen search`.
 ///
 /// # Errors
-/// As [`rfc2544`].
+/// As [`rfc2544()`].
 pub fn search(options: &SearchOptions, mut asked: Asked, shared: &Shared) -> Result<Ended, Failure> {
     if let (Some(_), false) = (options.bench.trials.resolution, options.goal.is_empty()) {
         return Err(impossible("--resolution", "with --goal the goals say it: width=1%".into()));
@@ -66,7 +67,7 @@ fn search_one(
 /// `pktgen certify`.
 ///
 /// # Errors
-/// As [`rfc2544`].
+/// As [`rfc2544()`].
 pub fn certify(options: &CertifyOptions, asked: Asked, shared: &Shared) -> Result<Ended, Failure> {
     let options = certify::filled(options.clone());
     suite("certify", &options.bench, asked, shared, |suite| certify::run(suite, &options))
@@ -86,6 +87,13 @@ fn suite(
     report.settings.insert("trials.trial".into(), format!("{:?}", trials.length()));
     let run = as_run(options);
     crate::check::run(&run)?;
+    if let Some(directory) = &options.output.report {
+        // Hours of measuring must not end at a directory that cannot be made.
+        fs::create_dir_all(directory).map_err(|error| Failure::File {
+            file: directory.display().to_string(),
+            reason: error.to_string(),
+        })?;
+    }
     let status = Status::default();
     if !options.output.no_floor {
         report.floor = Some(floor::measure(&run, shared, &status)?);

@@ -195,13 +195,11 @@ fn asked(words: &[OsString], matches: &ArgMatches) -> Asked {
 /// Writes the report of many trials, with its files where they are asked for.
 fn told_all(ended: Ended, output: &BenchOutput) -> Result<u8, Failure> {
     let Ended { report, failure } = ended;
+    let told = written(&mut io::stdout().lock(), |out| report.write(output.output, out));
     if let Some(directory) = &output.report {
         report.write_all(Path::new(directory))?;
     }
-    if !written(&mut io::stdout().lock(), |out| report.write(output.output, out)) {
-        return Ok(FAILED);
-    }
-    failure.map_or(Ok(0), Err)
+    failure.map_or(Ok(if told { 0 } else { FAILED }), Err)
 }
 
 fn compared(options: &CompareOptions) -> u8 {

@@ -295,7 +295,7 @@ mod tests {
             (
                 "run",
                 "[traffic]\nvxlan = { vni = 1, src = \"192.0.2.1\", dst = \"192.0.2.2\" }",
-                "--vxlan=vni=1,src=192.0.2.1,dst=192.0.2.2",
+                "--vxlan=dst=192.0.2.2,src=192.0.2.1,vni=1",
             ),
             ("run", "[receiver]\nno-verify = true", "--no-verify"),
             ("run", "[receiver]\nno-verify = false", ""),
@@ -303,7 +303,7 @@ mod tests {
             (
                 "search",
                 "[search]\ngoal = [\"ndr\", { name = \"x\", loss = 0.01 }]",
-                "--goal=ndr --goal=name=x,loss=0.01",
+                "--goal=ndr --goal=loss=0.01,name=x",
             ),
             ("search", "[[search.goal]]\nloss = 0.01", "--goal=loss=0.01"),
         ];

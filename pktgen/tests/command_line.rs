@@ -77,6 +77,10 @@ fn what_is_not_there_is_named_with_exit_code_1() {
         ("send --tx-netns nowhere --tx-device v --dst-ip 10.0.0.1".to_owned(), "/run/netns/nowhere"),
         ("replay nothing.pcap --tx-device v".to_owned(), "nothing.pcap"),
         (format!("replay {text} --tx-device v"), "not a capture file"),
+        (
+            "search --dst-ip 10.0.0.1 --tx-device v --rx-device w --report /proc/nowhere".to_owned(),
+            "/proc/nowhere",
+        ),
         ("build /nowhere/out.pcap --src-ip 10.0.0.1 --dst-ip 10.0.0.2".to_owned(), "/nowhere/out.pcap"),
     ];
     for (words, name) in rows {
@@ -99,6 +103,34 @@ fn a_capture_holds_what_was_asked_for_at_its_times() {
     let count = |what: &dyn Fn(&[u8]) -> bool| records.iter().filter(|record| what(&record.data)).count();
     assert_eq!((count(&|frame| frame[23] == 17), count(&|frame| frame[23] == 6)), (48, 24));
     assert_eq!((count(&|frame| frame.len() == 124), count(&|frame| frame.len() == 508)), (36, 36));
+}
+
+#[test]
+fn the_same_seed_builds_the_same_capture_and_popular_flows_are_in_it_more_often() {
+    let build = |name: &str, seed: u8| {
+        let path = file(name);
+        let words = "--src-ip 10.0.0.1 --dst-ip 10.0.0.2 --flows 20 --protocol tcp-stream --run-id 1 --popularity zipf=1.5";
+        let ended = pktgen(&format!("build {} {words} --seed {seed} --count 2000", path.display()));
+        assert_eq!(ended.code, 0, "{ended}");
+        std::fs::read(path).unwrap()
+    };
+    let first = build("seed-1.pcap", 1);
+    assert_eq!(first, build("seed-1-again.pcap", 1));
+    assert_ne!(first, build("seed-2.pcap", 2));
+    let reader = PcapReader::new(first.as_slice()).unwrap();
+    let frames: Vec<Vec<u8>> = reader.map(|record| record.unwrap().data).collect();
+    // The source port tells the flow; the first is the most popular.
+    let of = |port: u16| frames.iter().filter(|frame| frame[34..36] == port.to_be_bytes()).count();
+    assert!(
+        of(10_000) > of(10_001) && of(10_001) > of(10_010),
+        "{} {} {}",
+        of(10_000),
+        of(10_001),
+        of(10_010)
+    );
+    let syns = frames.iter().filter(|frame| frame[47] == 0x02).count();
+    let seen = (10_000..10_020).filter(|port| of(*port) > 0).count();
+    assert_eq!(syns, seen, "each flow is opened once");
 }
 
 #[test]

@@ -121,6 +121,8 @@ fn every_pair_of_engines_searches_and_the_bounds_are_ordered() {
         let report = json(&pktgen(&format!("search {base} {engines} {SHORT} {goals}")), 0);
         assert!(was_reached(&report, "NDR") && was_reached(&report, "PDR"), "{report:#}");
         assert_eq!(report["searches"].as_array().unwrap().len(), 2);
+        let floor = &report["floor"];
+        assert!(floor["veth_ns"]["samples"].as_u64() > Some(0), "{engines}: {floor:#}");
     }
 }
 

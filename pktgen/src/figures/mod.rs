@@ -9,7 +9,7 @@
 //! | `node` | what is measured, in the words of `--node`; else null |
 //! | `interrupted` | ended by a signal: the figures are of what was done until then |
 //! | `started`, `ended` | UTC |
-//! | `host` | [`Host`](crate::host::Host) |
+//! | `host` | [`Host`] |
 //! | `command_line` | the words as given |
 //! | `settings` | every option that shapes the measurement, with what it was in the end |
 //! | `sender`, `receiver` | engines, and how they were attached |
