@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use afxdp_driver::{Batch, Frame, FramePool, PacketIo, PortCounters, PortError};
+use afxdp_driver::{Batch, FramePool, PacketIo, PortCounters, PortError};
 
 /// Bytes of a packet, without FCS: a cache line.
 pub const PACKET_LEN: usize = 64;
@@ -28,33 +28,24 @@ impl ReplayPort {
     pub fn new(packets: Arc<[Packet]>) -> Self {
         ReplayPort { packets, next: 0, counters: PortCounters::default() }
     }
-
-    #[inline(always)]
-    fn receive_one(&mut self, pool: &mut FramePool) -> Option<Frame> {
-        let packet = self.packets.get(self.next)?;
-        let mut frame = pool.alloc()?;
-        if !frame.resize(PACKET_LEN) {
-            return Some(frame);
-        }
-        if let Some(place) = frame.first_chunk_mut::<PACKET_LEN>() {
-            *place = packet.0;
-        }
-        self.next += 1;
-        if self.next == self.packets.len() {
-            self.next = 0;
-        }
-        Some(frame)
-    }
 }
 
 impl PacketIo for ReplayPort {
     #[inline]
     fn receive(&mut self, pool: &mut FramePool, batch: &mut Batch, most: usize) -> usize {
+        let waiting = self.packets.get(self.next..).unwrap_or_default();
+        let room = most.min(batch.remaining_capacity());
         let mut received = 0;
-        while received < most && !batch.is_full() {
-            let Some(frame) = self.receive_one(pool) else { break };
-            batch.push(frame);
+        for packet in waiting.iter().take(room) {
+            let Some(mut frame) = pool.alloc() else { break };
+            if !frame.fill(&packet.0) || batch.try_push(frame).is_err() {
+                break;
+            }
             received += 1;
+        }
+        self.next += received;
+        if self.next == self.packets.len() {
+            self.next = 0;
         }
         self.counters.rx_packets += received as u64;
         self.counters.rx_bytes += (received * PACKET_LEN) as u64;
