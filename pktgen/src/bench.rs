@@ -40,6 +40,7 @@ struct Order {
     rate: Option<f64>,
     amount: Amount,
     warmup: Duration,
+    catch_up: Option<Duration>,
     drain: Duration,
 }
 
@@ -165,7 +166,8 @@ impl Bench<'_> {
         traffic.run_id = Some(self.run);
         traffic.size = spec.size.clone().or(traffic.size);
         let (warmup, drain) = (self.options.load.warmup, self.options.drain);
-        Order { traffic, rate: spec.rate, amount: spec.amount, warmup, drain }
+        let catch_up = self.options.load.catch_up;
+        Order { traffic, rate: spec.rate, amount: spec.amount, warmup, catch_up, drain }
     }
 
     /// Sleeps between two trials, unless it is to stop.
@@ -305,7 +307,7 @@ fn send_trial(end: &mut SendingEnd, order: &Order, shared: &Shared) -> Result<Se
         Amount::Time(time) => (Some(time), None),
         Amount::Packets(packets) => (None, Some(packets)),
     };
-    let load = Load { rate: order.rate, limit, count, warmup: order.warmup };
+    let load = Load { rate: order.rate, limit, count, warmup: order.warmup, catch_up: order.catch_up };
     let (device, lost_before) = (end.device_now(), end.sender.lost());
     let sent = transmit(&mut *end.sender, &mut traffic, &load, shared)?;
     let deadline = Instant::now() + SETTLE;
@@ -385,6 +387,7 @@ pub fn as_run(options: &BenchOptions) -> RunOptions {
             duration: Some(trials.length()),
             count: None,
             warmup: trials.warmup,
+            catch_up: trials.catch_up,
         },
         drain: trials.drain,
         tx: options.tx.clone(),

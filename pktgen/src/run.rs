@@ -229,6 +229,7 @@ fn sending_end(
         limit: load.limit(),
         count: load.count,
         warmup: load.warmup,
+        catch_up: load.catch_up,
     };
     let result = transmit(&mut *end.sender, &mut traffic, &load, shared);
     let (mode, device) = (std::mem::take(&mut end.mode), end.device());

@@ -240,7 +240,7 @@ mod tests {
                 "{name} {size}"
             );
         }
-        assert_eq!(report.plots().len(), 3);
+        assert_eq!(report.plots().len(), 4, "loss, rates, latency of 128 bytes and of the mix");
         let (report, result) = measured(30);
         assert!(matches!(result, Err(Failure::Interrupted)));
         assert_eq!(report.trials.len(), 30);

@@ -149,7 +149,7 @@ fn certify_writes_one_report_that_compares_with_itself() {
     }
     let html = String::from_utf8(read("report.html")).unwrap();
     for part in
-        ["<svg", "Loss of each trial against its load", "Latency percentiles", "Trials", "Settings", "lab"]
+        ["<svg", "Loss of each trial against its load", "Latency of frames of", "Trials", "Settings", "lab"]
     {
         assert!(html.contains(part), "{part}");
     }

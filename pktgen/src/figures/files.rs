@@ -32,7 +32,7 @@ impl BenchReport {
         fs::create_dir_all(directory).map_err(|error| file(directory, &error))?;
         let mut pictures = Vec::new();
         for (name, plot) in self.plots() {
-            plot.write(&directory.join(name))?;
+            plot.write(&directory.join(&name))?;
             pictures.push(plot.to_svg()?);
         }
         let mut json = Vec::new();

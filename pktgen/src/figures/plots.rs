@@ -4,21 +4,22 @@ use super::{BenchReport, Figure};
 use crate::plot::{Axis, Bar, Bars, Group, Lines, Mark, Plot, Series};
 use crate::report::LatencyReport;
 
-/// Percentiles of latency that are figures.
-const PERCENTILES: [&str; 3] = ["p50", "p99", "p99.9"];
+/// Percentiles of latency that are figures, and of how many packets one takes longer.
+const PERCENTILES: [(&str, f64); 3] = [("p50", 2.0), ("p99", 100.0), ("p99.9", 1000.0)];
 
 impl BenchReport {
     /// Its plots, each with the name of its file; only those that there is something to show in.
-    pub fn plots(&self) -> Vec<(&'static str, Box<dyn Plot>)> {
-        let mut plots: Vec<(&'static str, Box<dyn Plot>)> = Vec::new();
+    pub fn plots(&self) -> Vec<(String, Box<dyn Plot>)> {
+        let mut plots: Vec<(String, Box<dyn Plot>)> = Vec::new();
         if let Some(plot) = self.loss_plot() {
-            plots.push(("loss", Box::new(plot)));
+            plots.push(("loss".into(), Box::new(plot)));
         }
         if let Some(plot) = self.rate_plot() {
-            plots.push(("rates", Box::new(plot)));
+            plots.push(("rates".into(), Box::new(plot)));
         }
-        if let Some(plot) = self.latency_plot() {
-            plots.push(("latency", Box::new(plot)));
+        let sizes = self.figures.iter().filter(|figure| figure.name.starts_with("latency "));
+        for size in distinct(sizes.map(|figure| figure.size.clone())) {
+            plots.push((format!("latency-{size}"), Box::new(self.latency_plot(&size))));
         }
         plots
     }
@@ -64,37 +65,34 @@ impl BenchReport {
         })
     }
 
-    /// Percentiles of latency in microseconds by load and frame size, beside the instrument's own.
-    fn latency_plot(&self) -> Option<Bars> {
-        let mut groups: Vec<Group> = Vec::new();
-        for figure in &self.figures {
-            let Some(at) = figure.name.strip_prefix("latency p50 at ") else { continue };
-            let bar = |percentile: &&str| {
-                let figure = self.figure(&format!("latency {percentile} at {at}"), &figure.size)?;
-                Bar::of(&figure.repeats.iter().map(|ns| ns / 1e3).collect::<Vec<_>>())
-            };
-            groups.push(Group {
-                name: format!("{}, at {at}", frame(&figure.size)),
-                bars: PERCENTILES.iter().map(bar).collect(),
-            });
-        }
-        let own = |name: &str, latency: &LatencyReport| Group {
-            name: name.into(),
-            bars: [latency.p50, latency.p99, latency.p99_9]
-                .iter()
-                .map(|ns| Some(Bar::plain(*ns as f64 / 1e3)))
-                .collect(),
+    /// Percentiles of latency for one frame size, a series a load, beside the instrument's own.
+    fn latency_plot(&self, size: &str) -> Lines {
+        let series = |name: String, ns: [Option<f64>; 3]| {
+            let points = PERCENTILES.iter().zip(ns);
+            let points = points.filter_map(|((_, one_in), ns)| Some((*one_in, ns? / 1e3))).collect();
+            Series { name, mark: Mark::Line, points }
+        };
+        let loads = self.figures.iter().filter(|figure| figure.size == size);
+        let loads = loads.filter_map(|figure| figure.name.strip_prefix("latency p50 at "));
+        let median = |percentile: &str, at: &str| {
+            self.figure(&format!("latency {percentile} at {at}"), size).map(|figure| figure.median)
+        };
+        let mut all: Vec<Series> = loads
+            .map(|at| series(format!("at {at}"), PERCENTILES.map(|(percentile, _)| median(percentile, at))))
+            .collect();
+        let own = |name: &str, l: &LatencyReport| {
+            series(name.into(), [l.p50, l.p99, l.p99_9].map(|ns| Some(ns as f64)))
         };
         if let Some(floor) = &self.floor {
-            groups.push(own("instrument alone, in memory", &floor.memory_ns));
-            groups.extend(floor.veth_ns.as_ref().map(|veth| own("instrument alone, bare veth", veth)));
+            all.push(own("instrument alone, in memory", &floor.memory_ns));
+            all.extend(floor.veth_ns.as_ref().map(|veth| own("instrument alone, bare veth", veth)));
         }
-        (!groups.is_empty()).then(|| Bars {
-            title: "Latency percentiles: median, lowest and highest repeat".into(),
-            y: "latency, \u{3bc}s".into(),
-            series: PERCENTILES.map(str::to_owned).to_vec(),
-            groups,
-        })
+        Lines {
+            title: format!("Latency of frames of {}: medians of the repeats", frame(size)),
+            x: Axis::log("one packet in N takes longer: p50 at 2, p99 at 100, p99.9 at 1000"),
+            y: Axis::log("latency, \u{3bc}s"),
+            series: all,
+        }
     }
 }
 
@@ -125,12 +123,15 @@ mod tests {
         report.trials.push(trial("loss", "64", 1000, 1000, 900));
         report.trials.push(trial("loss", "imix", 1000, 1000, 1000));
         report.figures.push(Figure::new("NDR", "64", "packets/s", Better::Higher, 900.0));
-        for percentile in PERCENTILES {
+        for (percentile, _) in PERCENTILES {
             let name = format!("latency {percentile} at 50% of NDR");
             report.figures.push(Figure::new(&name, "64", "ns", Better::Lower, 20_000.0));
         }
         let plots = report.plots();
-        assert_eq!(plots.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["loss", "rates", "latency"]);
+        assert_eq!(
+            plots.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["loss", "rates", "latency-64"]
+        );
         let svg: Vec<String> = plots.iter().map(|(_, plot)| plot.to_svg().unwrap()).collect();
         assert!(
             svg[0].contains("imix") && svg[1].contains("64 B") && svg[2].contains("50% of NDR"),

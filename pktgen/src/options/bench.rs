@@ -64,6 +64,10 @@ pub struct Trials {
     /// Send this long first in each trial without measuring
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     pub warmup: Duration,
+    /// How far the sender may fall behind its load and catch up by a burst; what is older is given up, which searches
+    /// count as lost [default: 2ms; live 100ms]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub catch_up: Option<Duration>,
     /// How long to wait after each trial for what is still on its way; ends early when everything has come
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration)]
     pub drain: Duration,

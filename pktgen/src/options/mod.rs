@@ -105,6 +105,10 @@ pub struct LoadOptions {
     /// Send this long first without measuring
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     pub warmup: Duration,
+    /// How far the sender may fall behind its rate and catch up by a burst; what is older is given up
+    /// [default: 2ms; live 100ms]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub catch_up: Option<Duration>,
 }
 
 impl LoadOptions {
