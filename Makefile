@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 # What the tests judge against where it is at hand: expectations that others recorded (see docs/testing.md).
 CONFORMANCE ?= ../shared/conformance
 
-.PHONY: help demo test test-offline bench bench-veth lint deny fmt build build-release deps clean-lab
+.PHONY: help demo test test-offline bench bench-updates bench-peers lint deny fmt build build-release deps clean-lab
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
@@ -27,9 +27,12 @@ test-offline: ## what needs no root: everything but the network namespaces
 bench: ## criterion: parse, flow look-up, policy, Maglev, the whole turn of a worker
 	cargo bench -p benches
 
-bench-veth: deps build-release ## one worker with all of it on against DPDK testpmd doing nothing, on veth, in one run (root)
-	deploy/deps.sh dpdk
-	target/release/bench-veth
+bench-updates: ## what a change of a large cluster's state costs, and what it costs the packets
+	cargo run --release -p benches --bin bench-updates
+
+bench-peers: deps build-release ## one worker with all of it on against testpmd, the kernel, nftables and Open vSwitch (root; PEERS="--only testpmd")
+	@deploy/deps.sh peers
+	target/release/bench-peers $(PEERS)
 
 lint: deps deny ## formatting, clippy, docs, layering, licences: warnings are errors
 	cargo fmt --all --check
@@ -56,7 +59,7 @@ deps: ## install what is missing: Debian packages, the BPF file system, Rust com
 	@deploy/deps.sh build lab
 
 clean-lab: ## remove namespaces of runs that were killed (each next run does so by itself)
-	@for name in $$(ip netns list | awk '/^penstock-(demo|it|harness|bench|pktgen)/ {print $$1}'); do \
+	@for name in $$(ip netns list | awk '/^penstock-(demo|it|harness|bench|peers|pktgen)/ {print $$1}'); do \
 	  ip netns pids $$name | xargs -r kill -9; ip netns del $$name && echo "removed $$name"; done
 
 with-conformance = $(if $(wildcard $(CONFORMANCE)),PENSTOCK_CONFORMANCE=$(abspath $(CONFORMANCE)))

@@ -3,7 +3,7 @@
 #
 #   deploy/deps.sh build   what compiling needs
 #   deploy/deps.sh lab     what the demo and the tests in network namespaces need
-#   deploy/deps.sh dpdk    the other party of `make bench-veth`
+#   deploy/deps.sh peers   the other parties of `make bench-peers`
 set -euo pipefail
 
 # A package and a file that proves it is there: asking dpkg would miss what came another way.
@@ -12,8 +12,11 @@ build=(
   "pkg-config:pkg-config" "libelf-dev:/usr/include/libelf.h" "zlib1g-dev:/usr/include/zlib.h" "libpcap-dev:/usr/include/pcap/dlt.h"
   "protobuf-compiler:protoc" "libprotobuf-dev:/usr/include/google/protobuf/empty.proto"
 )
-lab=("iproute2:ip" "ethtool:ethtool" "util-linux:setpriv" "procps:sysctl")
-dpdk=("dpdk-dev:dpdk-testpmd" "librte-net-af-xdp23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_xdp.so.23")
+lab=("iproute2:ip" "ethtool:ethtool" "nftables:nft" "util-linux:setpriv" "procps:sysctl")
+peers=(
+  "dpdk-dev:dpdk-testpmd" "librte-net-af-xdp23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_xdp.so.23"
+  "openvswitch-switch:/usr/lib/openvswitch-switch/ovs-vswitchd"
+)
 
 present() {
   case "$1" in
@@ -25,8 +28,8 @@ present() {
 missing=()
 for group in "$@"; do
   case "$group" in
-    build | lab | dpdk) declare -n packages="$group" ;;
-    *) echo "deps.sh: no group \"$group\": build, lab or dpdk" >&2; exit 2 ;;
+    build | lab | peers) declare -n packages="$group" ;;
+    *) echo "deps.sh: no group \"$group\": build, lab or peers" >&2; exit 2 ;;
   esac
   for entry in "${packages[@]}"; do
     present "${entry#*:}" || missing+=("${entry%%:*}")

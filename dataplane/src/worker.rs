@@ -76,6 +76,8 @@ pub struct Parts<P> {
 struct Served<P> {
     io: P,
     cells: Arc<PortCells>,
+    /// Packets have passed that `cells` does not know of.
+    moved: bool,
     /// Said to be gone once.
     gone: bool,
 }
@@ -141,8 +143,8 @@ impl<P: PacketIo> Worker<P> {
         for port in 0..self.ports.len() {
             taken += self.serve(port as PortIndex, now, renewed);
         }
-        self.flush();
-        self.close_turn(taken, began);
+        let in_kernel = self.flush();
+        self.close_turn(taken, began, in_kernel);
         taken
     }
 
@@ -157,6 +159,7 @@ impl<P: PacketIo> Worker<P> {
         if received == 0 && !renewed {
             return 0;
         }
+        served.moved = true;
         let mut turn = Turn { snapshot, port, view, pool, out, now };
         if renewed {
             pipeline.ask_unknown(&mut turn);
@@ -187,6 +190,7 @@ impl<P: PacketIo> Worker<P> {
                     sent += served.io.send(pool, queue);
                 }
                 pipeline.count_sent(sent);
+                served.moved = true;
                 reason = DropReason::TxRingFull;
             }
             for frame in queue.drain(..) {
@@ -215,21 +219,28 @@ impl<P: PacketIo> Worker<P> {
         taken
     }
 
-    /// Makes the kernel send, and takes completed frames home.
-    fn flush(&mut self) {
+    /// Makes the kernel send, and takes completed frames home. Answers with the cycles that ports have spent in the kernel
+    /// since the last flush.
+    fn flush(&mut self) -> u64 {
+        let mut in_kernel = 0;
         for (port, served) in self.ports.iter_mut().enumerate() {
             let Some(served) = served.as_mut().filter(|served| served.io.in_flight() > 0) else { continue };
-            if let Err(error) = served.io.flush(&mut self.pool)
+            let flushed = served.io.flush(&mut self.pool);
+            let cycles = served.io.counters().kernel_cycles;
+            in_kernel += cycles.wrapping_sub(served.cells.kernel_cycles.read());
+            served.cells.kernel_cycles.set(cycles);
+            if let Err(error) = flushed
                 && !std::mem::replace(&mut served.gone, true)
             {
                 let event = Event::PortGone { port: port as PortIndex, error: error.to_string() };
                 tell(&self.events, &self.counters, event);
             }
         }
+        in_kernel
     }
 
     /// Counters, notices: once a turn.
-    fn close_turn(&mut self, taken: usize, began: u64) {
+    fn close_turn(&mut self, taken: usize, began: u64, in_kernel: u64) {
         for notice in self.pipeline.notices() {
             let event = match notice {
                 Notice::PeerMac(port, mac) => Event::PeerMac { port, mac },
@@ -245,10 +256,14 @@ impl<P: PacketIo> Worker<P> {
         if taken == 0 {
             return;
         }
-        for served in self.ports.iter().flatten() {
-            served.cells.store(&served.io.counters());
-        }
         self.counters.busy_turns.add(1);
+        self.counters.kernel_cycles.add(in_kernel);
+        // A port that threw away all that it received took no packet: now and then all are looked at.
+        let all = self.counters.busy_turns.read().is_multiple_of(256);
+        for served in self.ports.iter_mut().flatten().filter(|served| served.moved || all) {
+            served.cells.store(&served.io.counters());
+            served.moved = served.io.in_flight() > 0;
+        }
         self.counters.busy_cycles.add(cpu::cycles().wrapping_sub(began));
     }
 
@@ -272,7 +287,7 @@ impl<P: PacketIo> Worker<P> {
                         self.ports.resize_with(index + 1, || None);
                     }
                     self.out.open(port);
-                    self.ports[index] = Some(Box::new(Served { io: *io, cells, gone: false }));
+                    self.ports[index] = Some(Box::new(Served { io: *io, cells, moved: true, gone: false }));
                 }
                 Command::Detach { port } => self.detach(port),
                 Command::TakeHome(closed) => self.pool.take_home(closed),
@@ -320,6 +335,9 @@ impl<P: PacketIo> Worker<P> {
         }
         if self.commands.is_empty() && !self.out.links().is_waiting() {
             self.counters.sleeps.add(1);
+            for served in self.ports.iter().flatten() {
+                served.cells.store(&served.io.counters());
+            }
             let ports = self.ports.iter().flatten().filter_map(|port| port.io.poll_fd());
             let mut fds: Vec<_> = ports.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             fds.push(PollFd::new(self.doorbell.as_fd(), PollFlags::POLLIN));

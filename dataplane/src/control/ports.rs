@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use afxdp_driver::device::{DeviceFacts, Offloads};
+use afxdp_driver::device::{DeviceFacts, DeviceSetup, SetupPlan};
 use afxdp_driver::xdp::{self, DeviceProgram, StatsReader, Steering, XdpMode};
 use afxdp_driver::{AfXdpPort, AttachConfig, SteeringTable, UmemHandle};
 use agent_api::contract::{AddPort, PortInfo, PortRole, PortStats, Refusal, RefusalKind};
@@ -24,7 +24,7 @@ use crate::snapshot::{Mac, PortIndex, Snapshot};
 const MAX_MTU: u32 = 1700;
 
 /// How devices are attached.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct PortSettings {
     /// Entries of all rings, and chunks with the kernel.
     pub(super) ring: u32,
@@ -32,6 +32,8 @@ pub(super) struct PortSettings {
     pub(super) mode: XdpMode,
     /// For the uplink.
     pub(super) zero_copy: xdp::ZeroCopy,
+    /// How devices are made ready.
+    pub(super) setup: SetupPlan,
 }
 
 /// A number that is taken, and the memory of the worker that will serve the port.
@@ -47,7 +49,7 @@ pub(super) struct Reservation {
 pub(super) struct Attached {
     pub(super) io: AfXdpPort,
     pub(super) facts: DeviceFacts,
-    pub(super) offloads: Offloads,
+    pub(super) setup: DeviceSetup,
     pub(super) gauges: Option<Gauges>,
     pub(super) steering: Option<SteeringTable>,
 }
@@ -84,8 +86,8 @@ pub(super) struct Port {
     pub(super) cells: Arc<PortCells>,
     pub(super) gauges: Option<Gauges>,
     pub(super) steering: Option<SteeringTable>,
-    /// Switched on again when it is dropped, last.
-    pub(super) offloads: Option<Offloads>,
+    /// Undone when it is dropped, last.
+    pub(super) setup: Option<DeviceSetup>,
 }
 
 impl Port {
@@ -100,7 +102,7 @@ impl Port {
             cells: Arc::default(),
             gauges: None,
             steering: None,
-            offloads: None,
+            setup: None,
             request,
         }
     }
@@ -140,6 +142,7 @@ impl Port {
             ("rx_oversize".to_owned(), cells.rx_oversize.read()),
             ("tx_lost".to_owned(), cells.tx_lost.read()),
             ("tx_discarded".to_owned(), cells.tx_discarded.read()),
+            ("tx_kernel_cycles".to_owned(), cells.kernel_cycles.read()),
         ]);
         kernel.extend(self.gauges.iter().flat_map(Gauges::read));
         let pod = if let PortRole::Pod(pod) = &self.request.role { pod.clone() } else { String::new() };
@@ -193,9 +196,11 @@ pub(super) fn attach(reservation: &Reservation) -> Result<Attached, Refusal> {
     let facts = DeviceFacts::of(device)
         .map_err(|error| refuse(RefusalKind::NotFound, &object, "device", error.to_string()))?;
     usable(&facts)?;
-    let offloads = Offloads::disable(device)
+    let setup = DeviceSetup::apply(device, &settings.setup)
         .map_err(|error| refuse(RefusalKind::System, &object, "device", error.to_string()))?;
-    tracing::info!(device, offloads = %offloads.report(), "offloads");
+    let report = setup.report();
+    tracing::info!(device, setup = %report, "device set up");
+    report.omitted.iter().for_each(|omitted| tracing::warn!("{omitted}"));
     let uplink = request.role == PortRole::Uplink;
     let config = AttachConfig {
         rx_ring: settings.ring,
@@ -204,6 +209,7 @@ pub(super) fn attach(reservation: &Reservation) -> Result<Attached, Refusal> {
         mode: if uplink { settings.mode } else { XdpMode::Auto },
         zero_copy: if uplink { settings.zero_copy } else { xdp::ZeroCopy::Never },
         steering: if uplink { Steering::Uplink } else { Steering::All },
+        holds_up: setup.holds_up(),
         ..AttachConfig::new(device)
     };
     let io = AfXdpPort::attach(&config, umem)
@@ -211,7 +217,7 @@ pub(super) fn attach(reservation: &Reservation) -> Result<Attached, Refusal> {
     if facts.mtu > MAX_MTU {
         tracing::warn!(device, mtu = facts.mtu, "packets longer than {MAX_MTU} bytes are lost at this port");
     }
-    Ok(Attached { facts, offloads, gauges: Gauges::of(&io), steering: io.steering(), io })
+    Ok(Attached { facts, setup, gauges: Gauges::of(&io), steering: io.steering(), io })
 }
 
 /// Up, and with one queue.

@@ -31,6 +31,9 @@ fn a_full_file_is_read() {
         chunks = 8192
         ring = 1024
         huge_pages = "never"
+        [ports]
+        queueing = false
+        threaded_napi = false
         [flows]
         ipv4 = 1024
         ipv6 = 512
@@ -56,6 +59,7 @@ fn a_full_file_is_read() {
     assert_eq!(config.workers.cores, [1, 0]);
     assert_eq!(config.workers.idle.sleep(), Duration::ZERO);
     assert_eq!(config.uplink.map(|uplink| (uplink.device, uplink.mode)), Some(("eth0".into(), Mode::Native)));
+    assert!(!config.ports.queueing && !config.ports.threaded_napi);
     assert_eq!((config.socket_mode, config.memory.huge_pages), (0o600, HugePages::Never));
 }
 
@@ -73,6 +77,8 @@ fn each_error_names_its_field() {
         ("[memory]\nchunks = 1", "memory.chunks: "),
         ("[memory]\nring = 1000", "memory.ring: "),
         ("[memory]\nhuge_pages = \"yes\"", "huge_pages"),
+        ("[ports]\nqueueing = 1", "queueing"),
+        ("[ports]\nthreaded = true", "threaded"),
         ("[flows]\nipv6 = 0", "flows.ipv6: "),
         ("[uplink]\nmode = \"native\"", "device"),
         ("[uplink]\ndevice = \"a\"\nzero_copy = \"require\"", "uplink.zero_copy: "),
