@@ -23,6 +23,7 @@ pub mod frame;
 mod held;
 mod holder;
 pub mod live;
+pub mod memif;
 pub mod memory;
 pub mod pcap;
 pub mod pool;
