@@ -18,6 +18,7 @@ demo: deps build-release ## two nodes, pods, policy, a Service and the overlay o
 
 test: deps build ## every test, those in network namespaces included (root)
 	@test "$$(id -u)" = 0 || { echo "make test needs root: tests in network namespaces are part of it (or: make test-offline)" >&2; exit 1; }
+	deploy/deps.sh dpdk
 	$(with-conformance) cargo test --workspace --no-fail-fast
 
 test-offline: ## what needs no root: everything but the network namespaces
@@ -56,7 +57,7 @@ deps: ## install what is missing: Debian packages, the BPF file system, Rust com
 	@deploy/deps.sh build lab
 
 clean-lab: ## remove namespaces of runs that were killed (each next run does so by itself)
-	@for name in $$(ip netns list | awk '/^penstock-(demo|it|harness|bench|pktgen)/ {print $$1}'); do \
+	@for name in $$(ip netns list | awk '/^penstock-(demo|it|harness|bench|memif|pktgen)/ {print $$1}'); do \
 	  ip netns pids $$name | xargs -r kill -9; ip netns del $$name && echo "removed $$name"; done
 
 with-conformance = $(if $(wildcard $(CONFORMANCE)),PENSTOCK_CONFORMANCE=$(abspath $(CONFORMANCE)))

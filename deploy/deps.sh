@@ -3,7 +3,7 @@
 #
 #   deploy/deps.sh build   what compiling needs
 #   deploy/deps.sh lab     what the demo and the tests in network namespaces need
-#   deploy/deps.sh dpdk    the other party of `make bench-veth`
+#   deploy/deps.sh dpdk    the other party of `make bench-veth`, of the memif tests and of `make bench-memif`
 set -euo pipefail
 
 # A package and a file that proves it is there: asking dpkg would miss what came another way.
@@ -13,7 +13,10 @@ build=(
   "protobuf-compiler:protoc" "libprotobuf-dev:/usr/include/google/protobuf/empty.proto"
 )
 lab=("iproute2:ip" "ethtool:ethtool" "util-linux:setpriv" "procps:sysctl")
-dpdk=("dpdk-dev:dpdk-testpmd" "librte-net-af-xdp23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_xdp.so.23")
+dpdk=(
+  "dpdk-dev:dpdk-testpmd" "librte-net-af-xdp23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_xdp.so.23"
+  "librte-net-memif23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_memif.so.23"
+)
 
 present() {
   case "$1" in
