@@ -3,15 +3,21 @@
 // Helpers of tests fail as tests do: clippy knows only functions that are tests themselves.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use afxdp_driver::PacketIo;
 use afxdp_driver::memif::{MemifConfig, MemifRole};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tests::cluster::{Cluster, MONGODB};
 use tests::lab::{self, Lab};
+use tests::law;
 use tests::memif::{End, Forwarding, Testpmd};
 use tests::netns::Namespace;
+use tests::traffic::{Outcome, tcp};
+use tests::wait_for;
 
 /// One testpmd at a time: each keeps a CPU busy.
 const TAG: &str = "memif";
@@ -147,6 +153,129 @@ fn a_client_of_testpmd() {
 #[test]
 fn a_server_of_testpmd() {
     converses(MemifRole::Server);
+}
+
+/// A pod behind a memif of penstockd, as others are behind a veth.
+struct MemifPod {
+    end: End,
+    mac: [u8; 6],
+    v4: Ipv4Addr,
+    gateway: [u8; 6],
+}
+
+impl MemifPod {
+    /// Comes up and asks for its gateway, as every pod does.
+    fn start(config: MemifConfig, v4: Ipv4Addr) -> Self {
+        let mut end = End::open(config).unwrap();
+        end.wait_link(true, PATIENCE).unwrap();
+        let mut pod = MemifPod { end, mac: [2, 0, 0, 0, 0, 0x10], v4, gateway: [0xff; 6] };
+        let builder = |sender: Ipv4Addr, target: Ipv4Addr| {
+            let header = [&[0xff; 6], &pod.mac[..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
+            [&header[..], &pod.mac, &sender.octets(), &[0; 6], &target.octets(), &[0; 18]].concat()
+        };
+        let ask = builder(v4, lab::GATEWAY_V4);
+        let answer =
+            pod.ask(&ask, |packet| packet.get(12..14) == Some(&[8, 6]) && packet.get(21) == Some(&2));
+        pod.gateway.copy_from_slice(&answer[22..28]);
+        pod
+    }
+
+    /// Sends a packet until one comes that answers it.
+    fn ask(&mut self, packet: &[u8], answers: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < deadline, "no answer");
+            assert_eq!(self.end.send(0, &[packet.to_vec()]).unwrap(), 1);
+            let next = Instant::now() + Duration::from_millis(200);
+            while Instant::now() < next {
+                for packet in self.end.receive(0).unwrap() {
+                    if answers(&packet) {
+                        self.end.check_books().unwrap();
+                        return packet;
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Opens a TCP connection to where nobody listens: by what is the answer, and is it a reset?
+    fn knock(&mut self, to: IpAddr, port: u16, from: u16) -> (Ipv4Addr, bool) {
+        let IpAddr::V4(to) = to else { panic!("{to}") };
+        let builder = PacketBuilder::ethernet2(self.mac, self.gateway)
+            .ipv4(self.v4.octets(), to.octets(), 64)
+            .tcp(from, port, 1, 1024)
+            .syn();
+        let mut packet = Vec::new();
+        builder.write(&mut packet, &[]).unwrap();
+        let answer = self.ask(&packet, |packet| {
+            SlicedPacket::from_ethernet(packet).is_ok_and(|packet| match packet.transport {
+                Some(TransportSlice::Tcp(tcp)) => tcp.destination_port() == from,
+                _ => false,
+            })
+        });
+        assert_eq!((&answer[..6], &answer[6..12]), (&self.mac[..], &self.gateway[..]));
+        let sliced = SlicedPacket::from_ethernet(&answer).unwrap();
+        let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (sliced.net, sliced.transport)
+        else {
+            panic!("{answer:?}")
+        };
+        (ip.header().source_addr(), tcp.rst())
+    }
+}
+
+/// A pod's memif by configuration: the gateway answers, policy and Service hold, and the pod may die and come again.
+#[test]
+fn a_pod_behind_a_memif_of_penstockd() {
+    let mut cluster = Cluster::make("it", true).unwrap();
+    let socket = cluster.lab.folder().join("memif.sock");
+    let node = &mut cluster.node_a;
+    node.more_config = format!(
+        "[[port]]\nname = \"memif-web-a\"\npod = \"poc/web-a\"\nmac = \"02:00:00:00:00:77\"\n\
+         memif = {{ socket = \"{}\", role = \"server\", id = 4, secret = \"psst\" }}\n",
+        socket.display()
+    );
+    node.start_penstockd().unwrap();
+    let manifests = cluster.manifests.clone();
+    node.start_agent(&manifests).unwrap();
+    node.add_port(&cluster.mongodb).unwrap();
+    let pod = |v4| {
+        let config = MemifConfig::new(socket.to_str().unwrap(), MemifRole::Client, 4);
+        MemifPod::start(MemifConfig { secret: "psst".into(), ..config }, v4)
+    };
+    let (web_a, database) = (cluster.web_a.v4, cluster.mongodb.v4);
+    for round in 1..=2 {
+        let mut pod = pod(web_a);
+        assert_eq!(pod.gateway, [2, 0, 0, 0, 0, 0x77]);
+        // What the policy lets through, by its address and by its Service's; the kernel of the other pod answers.
+        let from = 40_000 + round * 10;
+        assert_eq!(pod.knock(database.into(), 27017, from), (database, true));
+        let [IpAddr::V4(service), _] = MONGODB else { panic!("{MONGODB:?}") };
+        assert_eq!(pod.knock(service.into(), 27017, from + 1), (service, true));
+        let stats = law::at_rest(node).unwrap();
+        let port = stats.ports.iter().find(|port| port.device == "memif-web-a").unwrap();
+        assert_eq!((port.kernel["link_up"], port.kernel["link_ups"]), (1, u64::from(round)));
+        assert!(port.rx_packets >= 3 && port.tx_packets >= 3 && port.kernel["rx_invalid"] == 0);
+        // It dies; what is sent to it meanwhile is lost and counted, and the books balance.
+        drop(pod);
+        wait_for("link down", PATIENCE, || {
+            let port = node.stats()?.ports.into_iter().find(|port| port.device == "memif-web-a");
+            Ok(port.filter(|port| port.kernel["link_up"] == 0).map(drop))
+        })
+        .unwrap();
+        let from = &cluster.mongodb.namespace;
+        assert_ne!(tcp::probe(from, (web_a, 80).into(), Duration::from_millis(500)), Outcome::Answered);
+        let stats = law::at_rest(node).unwrap();
+        let port = stats.ports.iter().find(|port| port.device == "memif-web-a").unwrap();
+        assert!(port.kernel["tx_lost"] >= u64::from(round), "{port:?}");
+    }
+    let ports = node.ports().unwrap();
+    let port = ports.iter().find(|port| port.device == "memif-web-a").unwrap();
+    assert_eq!(port.mode, format!("memif server, id 4 of {}", socket.display()));
+    node.ctl_ok(&["ports", "remove", "--device", "memif-web-a"]).unwrap();
+    assert!(!socket.exists(), "its socket goes with it");
+    law::at_rest(node).unwrap();
+    node.stop().unwrap();
 }
 
 #[test]

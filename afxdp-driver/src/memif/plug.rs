@@ -142,3 +142,36 @@ impl Plug {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    fn is_ringing(bell: &Bell) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(bell.fd(), PollFlags::IN)], Some(&now)).unwrap() == 1
+    }
+
+    #[test]
+    fn a_bell_rings_until_it_is_cleared_and_blocks_nobody() {
+        let bell = Bell::new().unwrap();
+        bell.clear();
+        assert!(!is_ringing(&bell));
+        bell.ring();
+        bell.ring();
+        assert!(is_ringing(&bell));
+        bell.clear();
+        assert!(!is_ringing(&bell));
+        // The peer shares the descriptor's flags, and has made it blocking.
+        let flags = rustix::fs::fcntl_getfl(bell.fd()).unwrap();
+        rustix::fs::fcntl_setfl(bell.fd(), flags - rustix::fs::OFlags::NONBLOCK).unwrap();
+        bell.clear();
+        assert!(Bell::of(bell.fd().as_fd().try_clone_to_owned().unwrap()).is_some());
+        let (pipe, _) = std::io::pipe().unwrap();
+        assert!(Bell::of(pipe.into()).is_none());
+    }
+}

@@ -62,6 +62,12 @@ impl MemifPort {
         self.ends.is_some()
     }
 
+    /// Ends the port, on whatever thread; the last one of an interface ends its connection. Answers with its counters.
+    pub fn finish(mut self) -> PortCounters {
+        self.drop_queue();
+        self.counters
+    }
+
     /// Looks for a new queue, or for the end of the one at hand.
     #[inline]
     fn renew(&mut self) {
@@ -176,7 +182,7 @@ impl PacketIo for MemifPort {
         Some(ends.received.fd().as_fd())
     }
 
-    fn close(mut self, _pool: &mut FramePool) {
-        self.drop_queue();
+    fn close(self, _pool: &mut FramePool) {
+        self.finish();
     }
 }

@@ -21,6 +21,8 @@ use crate::{Batch, Frame, FramePool, PortCounters};
 
 /// Buffers of one packet at most; one of more is no packet that fits a chunk.
 const MAX_CHAIN: usize = 64;
+/// Some microseconds: much longer than a store takes to become visible.
+const STORE_BUFFER_SPINS: u32 = 200;
 /// How many packets ahead buffers are asked for.
 const AHEAD: u16 = 8;
 
@@ -158,9 +160,14 @@ impl Receiver {
     /// Wants to be woken by an interrupt from here on. Whether something waits already.
     pub(crate) fn unmask(&self) -> bool {
         self.ring.flags().store(0, Ordering::Relaxed);
-        // Either the sender sees the flag, or its packets are seen here.
+        // Either the sender sees the flag, or its packets are seen here: at once where it has a fence of its own between
+        // the two, as `publish` has. DPDK's has none: its packets may lie in a store buffer while it reads the flag. So
+        // they are looked for as long as that can last.
         fence(Ordering::SeqCst);
-        self.sender_at() != self.next
+        (0..STORE_BUFFER_SPINS).any(|_| {
+            std::hint::spin_loop();
+            self.sender_at() != self.next
+        })
     }
 
     /// Wants no interrupt: it polls.

@@ -4,6 +4,7 @@
 //! works; `docs/configuration.md` is the manual.
 
 mod check;
+mod port;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::snapshot::Mac;
 use crate::wire::vxlan;
 
 pub use check::ConfigError;
+pub use port::{ConfiguredPort, Memif, Secret};
 
 /// penstockd's configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,6 +43,9 @@ pub struct Config {
     pub uplink: Option<Uplink>,
     /// The device towards this node's own network stack.
     pub host: Option<Host>,
+    /// `[[port]]`: ports that are no devices.
+    #[serde(rename = "port")]
+    pub ports: Vec<ConfiguredPort>,
     /// What pods have as their default gateway.
     pub gateway: Gateway,
     /// Masquerading.
@@ -191,6 +196,7 @@ impl Default for Config {
             flows: Flows::default(),
             uplink: None,
             host: None,
+            ports: Vec::new(),
             gateway: Gateway::default(),
             snat: Snat::default(),
             overlay: Overlay::default(),
