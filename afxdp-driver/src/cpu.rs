@@ -1,14 +1,12 @@
 //! The two instructions that safe Rust has no word for: prefetch, and the time-stamp counter.
 
-/// Asks the CPU to bring the cache line of `place` near. Never faults, changes nothing.
+/// Asks the CPU to bring the cache line of an address near. Never faults, whatever the address; changes nothing.
 #[inline(always)]
-pub fn prefetch<T>(place: &T) {
+pub fn prefetch<T>(place: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint; a reference is a valid address besides.
+    // SAFETY: a prefetch is a hint: it reads nothing that a program could see, and no address makes it fault.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
-            std::ptr::from_ref(place).cast(),
-        );
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;

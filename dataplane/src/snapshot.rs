@@ -9,6 +9,9 @@ use arrayvec::ArrayVec;
 use ipnet::IpNet;
 use policy_compiler::tables::Tables;
 
+use crate::wire::ETHERNET_LEN;
+use crate::wire::vxlan::{TEMPLATE_V4_LEN, TEMPLATE_V6_LEN};
+
 /// Number of a port within one penstockd: stable while the port is attached, reused afterwards.
 pub type PortIndex = u16;
 
@@ -120,11 +123,17 @@ impl Underlay {
 }
 
 /// Longest header an egress puts in front: outer Ethernet 14 + IPv6 40 + UDP 8 + VXLAN 8 + inner Ethernet 14.
-pub const MAX_HEADER: usize = 84;
+pub const MAX_HEADER: usize = TEMPLATE_V6_LEN;
 
-/// A ready way out: the header that goes in front of the IP packet, and the port.
+/// A ready way out: the header that goes in front of the IP packet, and the port. Two cache lines; the first holds a whole
+/// header of VXLAN over IPv4.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub struct Egress {
+    /// What goes in front of the IP packet; the EtherType at its end is patched to the packet's family.
+    pub header: [u8; MAX_HEADER],
+    /// Bytes of it: 14 plain, 64 VXLAN over IPv4, 84 VXLAN over IPv6.
+    pub header_len: u8,
     /// The port it leaves by.
     pub port: PortIndex,
     /// The worker that serves that port.
@@ -133,16 +142,25 @@ pub struct Egress {
     pub mtu: u16,
     /// Largest TCP segment that fits, to clamp SYNs to; 0: no clamping. IPv4 headers assumed; 20 less for IPv6.
     pub clamp_mss: u16,
-    /// What goes in front of the IP packet; the EtherType at its end is patched to the packet's family.
-    pub header: [u8; MAX_HEADER],
-    /// Bytes of it: 14 plain, 64 VXLAN over IPv4, 84 VXLAN over IPv6.
-    pub header_len: u8,
 }
 
 impl Egress {
     /// Whether it encapsulates.
+    #[inline(always)]
     pub fn is_tunnel(&self) -> bool {
-        self.header_len > 14
+        self.header_len as usize > ETHERNET_LEN
+    }
+
+    /// The headers of VXLAN over IPv4, where it is that.
+    #[inline(always)]
+    pub fn template_v4(&self) -> Option<&[u8; TEMPLATE_V4_LEN]> {
+        if self.header_len as usize == TEMPLATE_V4_LEN { self.header.first_chunk() } else { None }
+    }
+
+    /// The headers of VXLAN over IPv6, where it is that; else no headers of anything.
+    #[inline(always)]
+    pub fn template_v6(&self) -> &[u8; TEMPLATE_V6_LEN] {
+        &self.header
     }
 }
 

@@ -350,6 +350,11 @@ impl<P: PacketIo> Worker<P> {
         self.pool
     }
 
+    #[cfg(test)]
+    pub(crate) fn pipeline_mut(&mut self) -> &mut Pipeline {
+        &mut self.pipeline
+    }
+
     /// A port that this worker serves.
     pub fn port_mut(&mut self, port: PortIndex) -> Option<&mut P> {
         self.ports.get_mut(port as usize)?.as_mut().map(|served| &mut served.io)

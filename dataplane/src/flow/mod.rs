@@ -12,12 +12,14 @@
 //! It is not for: deciding (see [`crate::judge`]).
 
 pub mod entry;
+mod hit;
 pub mod state;
 pub mod table;
 
 use afxdp_driver::{HugePages, RegionError};
 
 pub use entry::{Entry, Flags, Key};
+pub(crate) use hit::Hit;
 pub use state::Activity;
 pub use table::{Found, Table, Usage};
 

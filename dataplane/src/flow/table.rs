@@ -18,6 +18,7 @@ use afxdp_driver::{HugePages, Region, RegionError, cpu};
 
 use super::FlowView;
 use super::entry::{Entry, Flags, Key, NO_PARTNER, address_words, decode, encode};
+use super::hit::Hit;
 use super::state::{self, Activity, Standing};
 use crate::wire::hash::{hash_v4, hash_v6};
 
@@ -25,6 +26,8 @@ use crate::wire::hash::{hash_v4, hash_v6};
 const WAYS: usize = 16;
 /// Words of tags of a bucket.
 const TAG_WORDS: usize = WAYS / 8;
+/// What makes of a line's number that of the line beside it: the two share a page, and so an entry of the TLB.
+const BESIDE: usize = 1;
 /// Calls of `sweep` that go through all of the table.
 const SWEEPS: usize = 64;
 /// Word of the line that holds its [`Activity`].
@@ -34,8 +37,10 @@ const ACTIVITY: usize = 3;
 #[derive(Debug)]
 pub struct Table<const WORDS: usize> {
     lines: Region,
-    tags: Vec<AtomicU64>,
+    tags: Region,
     buckets: usize,
+    /// Bits of a hash that number a line: one less than there are.
+    mask: usize,
     seed: u64,
     used: AtomicU64,
     /// By [`Standing`]: pushed out before their time.
@@ -75,8 +80,9 @@ impl<const WORDS: usize> Table<WORDS> {
         let buckets = capacity.div_ceil(WAYS).next_power_of_two();
         Ok(Table {
             lines: Region::new(buckets * WAYS * WORDS * 8, huge_pages)?,
-            tags: (0..buckets * TAG_WORDS).map(|_| AtomicU64::new(0)).collect(),
+            tags: Region::new(buckets * TAG_WORDS * 8, huge_pages)?,
             buckets,
+            mask: buckets * WAYS - 1,
             seed,
             used: AtomicU64::new(0),
             evicted: Default::default(),
@@ -89,6 +95,12 @@ impl<const WORDS: usize> Table<WORDS> {
         self.buckets * WAYS
     }
 
+    /// What keys the hash.
+    #[inline(always)]
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The hash by which [`lookup`](Self::lookup) finds a key.
     #[inline(always)]
     pub fn hash(&self, key: &Key) -> u64 {
@@ -99,15 +111,63 @@ impl<const WORDS: usize> Table<WORDS> {
         }
     }
 
-    /// Brings the line near that most likely answers for `hash`.
+    /// Number of the line that most likely answers for `hash`; it is on its way.
     #[inline(always)]
-    pub fn prefetch(&self, hash: u64) {
-        if let Some(line) = self.line(self.home(hash)) {
-            cpu::prefetch(&line[0]);
-            if WORDS > 8 {
-                cpu::prefetch(&line[WORDS / 2]);
+    pub(crate) fn expect(&self, hash: u64) -> u32 {
+        let slot = self.home(hash) as u32;
+        self.prefetch_line(slot);
+        slot
+    }
+
+    /// Number of the line beside one that turned out to be another flow's: most flows without a place at home have theirs
+    /// there. It is on its way, and so are the tags, for those that have not.
+    #[inline(never)]
+    pub(crate) fn expect_beside(&self, slot: u32, hash: u64) -> u32 {
+        for bucket in self.buckets_of(hash) {
+            if let Some(tags) = self.tags.words().get(bucket * TAG_WORDS) {
+                cpu::prefetch(tags);
             }
         }
+        let beside = slot ^ BESIDE as u32;
+        self.prefetch_line(beside);
+        beside
+    }
+
+    /// Whether a line has this word of ports.
+    #[inline(always)]
+    pub(crate) fn bears(&self, slot: u32, ports: u64) -> bool {
+        self.line(slot as usize).is_some_and(|line| line[4 + address_words::<WORDS>()].load(Ordering::Relaxed) == ports)
+    }
+
+    /// What a line says, where it answers for the packet, as of `epoch`, and nobody is writing to it.
+    #[inline(always)]
+    pub(crate) fn hit<const A: usize>(
+        &self,
+        slot: u32,
+        addresses: &[u64; A],
+        ports: u64,
+        epoch: u32,
+    ) -> Option<Hit<'_, A>> {
+        const { assert!(A == address_words::<WORDS>()) };
+        let line = self.line(slot as usize)?;
+        let before = line[0].load(Ordering::Acquire);
+        let word = |index: usize| line[index].load(Ordering::Relaxed);
+        let (answer, partner_and_deltas) = (word(1), word(2));
+        let key: [u64; A] = std::array::from_fn(|index| word(4 + index));
+        let key_ports = word(4 + A);
+        let rewritten = std::array::from_fn(|index| word(5 + A + index));
+        let rewritten_ports = word(5 + 2 * A);
+        fence(Ordering::Acquire);
+        let written = before ^ line[0].load(Ordering::Relaxed) | before & 1;
+        let other_epoch = before >> 32 ^ u64::from(epoch);
+        let differs = key.iter().zip(addresses).fold(key_ports ^ ports, |all, (a, b)| all | (a ^ b));
+        (written | other_epoch | differs == 0).then_some(Hit {
+            activity: &line[ACTIVITY],
+            answer,
+            partner_and_deltas,
+            addresses: rewritten,
+            ports: rewritten_ports as u32,
+        })
     }
 
     /// The line that answers for `key`, whose hash is `hash`.
@@ -260,8 +320,10 @@ impl<const WORDS: usize> Table<WORDS> {
     fn place(&self, entry: &Entry, now_seconds: u32, kept: u32) -> Option<u32> {
         let hash = self.hash(&entry.key);
         let home = self.home(hash);
-        if self.tag(home) == 0 && self.claim(home, entry, now_seconds, hash) {
-            return Some(home as u32);
+        for slot in [home, home ^ BESIDE] {
+            if self.tag(slot) == 0 && self.claim(slot, entry, now_seconds, hash) {
+                return Some(slot as u32);
+            }
         }
         let [mut first, mut second] = self.buckets_of(hash);
         // The emptier one first: of two choices the better keeps the fullest bucket near the average.
@@ -379,6 +441,16 @@ impl<const WORDS: usize> Table<WORDS> {
     }
 
     #[inline(always)]
+    fn prefetch_line(&self, slot: u32) {
+        if let Some(line) = self.line(slot as usize) {
+            cpu::prefetch(&line[0]);
+            if WORDS > 8 {
+                cpu::prefetch(&line[WORDS / 2]);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn line(&self, slot: usize) -> Option<&[AtomicU64; WORDS]> {
         self.lines.words().as_chunks::<WORDS>().0.get(slot)
     }
@@ -386,15 +458,15 @@ impl<const WORDS: usize> Table<WORDS> {
     /// The line in which a flow is put where that is free.
     #[inline(always)]
     fn home(&self, hash: u64) -> usize {
-        (hash as usize & (self.buckets - 1)) * WAYS + (hash >> 52) as usize % WAYS
+        hash as usize & self.mask
     }
 
     fn buckets_of(&self, hash: u64) -> [usize; 2] {
-        [hash as usize & (self.buckets - 1), hash.rotate_right(29) as usize & (self.buckets - 1)]
+        [self.home(hash) / WAYS, hash.rotate_right(29) as usize & (self.buckets - 1)]
     }
 
     fn tag(&self, slot: usize) -> u8 {
-        let word = self.tags.get(slot / 8).map_or(0, |word| word.load(Ordering::Relaxed));
+        let word = self.tags.words().get(slot / 8).map_or(0, |word| word.load(Ordering::Relaxed));
         (word >> (slot % 8 * 8)) as u8
     }
 
@@ -406,7 +478,7 @@ impl<const WORDS: usize> Table<WORDS> {
 
     fn tag_words(&self, bucket: usize) -> [u64; TAG_WORDS] {
         std::array::from_fn(|index| {
-            self.tags.get(bucket * TAG_WORDS + index).map_or(0, |word| word.load(Ordering::Relaxed))
+            self.tags.words().get(bucket * TAG_WORDS + index).map_or(0, |word| word.load(Ordering::Relaxed))
         })
     }
 
@@ -427,7 +499,7 @@ impl<const WORDS: usize> Table<WORDS> {
     }
 
     fn set_tag(&self, slot: usize, tag: u8) {
-        if let Some(word) = self.tags.get(slot / 8) {
+        if let Some(word) = self.tags.words().get(slot / 8) {
             let shift = slot % 8 * 8;
             let changed = |word: u64| Some(word & !(0xff << shift) | (tag as u64) << shift);
             // The closure always answers, so there is no error.

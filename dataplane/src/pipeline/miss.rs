@@ -10,7 +10,7 @@ use super::{Item, Notice, Pipeline, Turn, rewrite};
 use crate::drops::DropReason;
 use crate::flow::entry::NO_PARTNER;
 use crate::flow::state::Standing;
-use crate::flow::{Entry, Flags, Found, Key, Table};
+use crate::flow::{Entry, Flags, Found, Key};
 use crate::judge::{self, Decision, Origin};
 use crate::snapshot::{EgressIndex, Role, Way};
 use crate::wire::checksum::transport_ok;
@@ -269,10 +269,12 @@ pub(super) enum Renewal {
 /// The tables, by family.
 impl Pipeline {
     pub(super) fn lookup(&self, v6: bool, key: &Key) -> Option<Found> {
-        fn of<const WORDS: usize>(table: &Table<WORDS>, key: &Key) -> Option<Found> {
-            table.lookup(key, table.hash(key))
-        }
-        if v6 { of(&self.flows.v6, key) } else { of(&self.flows.v4, key) }
+        self.lookup_hashed(v6, key, if v6 { self.flows.v6.hash(key) } else { self.flows.v4.hash(key) })
+    }
+
+    #[inline(always)]
+    pub(super) fn lookup_hashed(&self, v6: bool, key: &Key, hash: u64) -> Option<Found> {
+        if v6 { self.flows.v6.lookup(key, hash) } else { self.flows.v4.lookup(key, hash) }
     }
 
     fn partner(&self, v6: bool, found: &Found) -> Option<Found> {

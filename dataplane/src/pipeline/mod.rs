@@ -14,6 +14,7 @@
 //! The law of every batch: packets in + packets made = packets out + drops + what is held more than before.
 
 mod answer;
+mod express;
 mod miss;
 mod output;
 mod parking;
@@ -25,7 +26,7 @@ mod tests;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use afxdp_driver::{BATCH_SIZE, Batch, Frame, FramePool, cpu};
+use afxdp_driver::{BATCH_SIZE, Batch, Frame, FramePool};
 use arrayvec::ArrayVec;
 use policy_compiler::policy::RuleId;
 
@@ -41,6 +42,7 @@ use crate::wire::icmp::ErrorKind;
 use crate::wire::parse::{FRAGMENT, FRAGMENT_LATER};
 use crate::wire::{L4Kind, Packet, Parsed, UDP, parse, tcp, vxlan};
 
+use express::{Head, Lane};
 pub use output::Outputs;
 use tally::Tally;
 
@@ -87,13 +89,18 @@ pub struct Pipeline {
     counters: Arc<WorkerCounters>,
     fragments: FragmentTable,
     tally: Tally,
-    /// What has been read of each frame of the batch, in place; always [`BATCH_SIZE`] of them.
+    /// What is remembered of each frame of the batch; always [`BATCH_SIZE`] of them.
+    heads: Vec<Head>,
+    /// What has been read of the frames that take the general way, in place; as many.
     items: Vec<Item>,
     notices: ArrayVec<Notice, MAX_NOTICES>,
     /// The tunnel peer seen last: epoch, source address, node.
     last_peer: (u32, [u64; 2], u32),
     answers: answer::Budget,
     parking: parking::Parking,
+    /// No packet takes the express way: for the test that holds it against the other.
+    #[cfg(test)]
+    pub(crate) general_only: bool,
 }
 
 /// What a batch is processed with.
@@ -171,23 +178,30 @@ impl Pipeline {
             counters,
             fragments: FragmentTable::new(FRAGMENTS, seed),
             tally: Tally::default(),
+            heads: vec![Head::default(); BATCH_SIZE],
             items: vec![Item::BLANK; BATCH_SIZE],
             notices: ArrayVec::new(),
             last_peer: (0, [0; 2], 0),
             answers: answer::Budget::default(),
             parking: parking::Parking::default(),
+            #[cfg(test)]
+            general_only: false,
         }
     }
 
     /// Processes a batch: every frame ends in `turn.out` or in the pool.
     pub fn process(&mut self, turn: &mut Turn<'_>, batch: &mut Batch) {
         self.tally.rx += batch.len() as u64;
-        let mut items = std::mem::take(&mut self.items);
-        self.parse(turn, batch, &mut items);
-        for (item, frame) in items.iter().zip(batch.drain(..)) {
-            self.act(turn, item, frame);
+        let lane = Lane::of(turn.view);
+        let (mut heads, mut items) = (std::mem::take(&mut self.heads), std::mem::take(&mut self.items));
+        for ((frame, head), item) in batch.iter_mut().zip(&mut heads).zip(&mut items) {
+            self.parse(turn, &lane, frame, head, item);
         }
-        self.items = items;
+        express::look_beside(&self.flows, &mut heads[..batch.len()]);
+        for ((frame, head), item) in batch.drain(..).zip(&heads).zip(&mut items) {
+            self.act(turn, &lane, frame, head, item);
+        }
+        (self.heads, self.items) = (heads, items);
     }
 
     /// Takes what the control thread should know.
@@ -221,6 +235,7 @@ impl Pipeline {
     }
 
     /// Counts a packet that ends here for a reason that is not the packet's, and takes its frame home.
+    #[cold]
     pub(crate) fn lose(&mut self, pool: &mut FramePool, frame: Frame, reason: DropReason) {
         self.tally.drop(reason);
         pool.free(frame);
@@ -228,34 +243,28 @@ impl Pipeline {
 
     // ------------------------------------------------------------------------------------------------ parse
 
-    fn parse(&mut self, turn: &mut Turn<'_>, batch: &mut Batch, items: &mut [Item]) {
-        let sources = Sources::of(turn.view);
-        let arrival = Origin::of_port(turn.port, turn.view);
-        for (index, item) in items.iter_mut().enumerate().take(batch.len()) {
-            if let Some(next) = batch.get(index + 2).and_then(|frame| frame.first()) {
-                cpu::prefetch(next);
-            }
-            *item = Item { origin: arrival, ..Item::BLANK };
-            self.read(turn, &sources, &mut batch[index], item);
-            if item.parsed.v6 {
-                self.flows.v6.prefetch(item.hash);
-            } else {
-                self.flows.v4.prefetch(item.hash);
-            }
+    /// What a frame is; the line of its flow is on its way.
+    #[inline(always)]
+    fn parse(&mut self, turn: &Turn<'_>, lane: &Lane, frame: &mut Frame, head: &mut Head, item: &mut Item) {
+        if !lane.read(&self.flows, frame, head) {
+            self.read(turn, frame, item);
+            head.note(item, &self.flows);
+        }
+        #[cfg(test)]
+        if self.general_only {
+            head.refuse();
         }
     }
 
     /// Writes into the item what a frame is, each field once: an item that is copied right after waits for its own bytes.
-    #[inline(always)]
-    fn read(&mut self, turn: &Turn<'_>, sources: &Sources, frame: &mut Frame, item: &mut Item) {
+    #[inline(never)]
+    fn read(&mut self, turn: &Turn<'_>, frame: &mut Frame, item: &mut Item) {
+        *item = Item { origin: Origin::of_port(turn.port, turn.view), ..Item::BLANK };
         // 1. What it is.
-        match parse::parse_plain(frame) {
-            Some(parsed) => item.parsed = parsed,
-            None => match parse::parse_other(frame) {
-                Ok(Packet::Ip(parsed)) => item.parsed = parsed,
-                Ok(Packet::Arp) => item.fate = Fate::Arp,
-                Err(reason) => item.fate = Fate::Drop(reason),
-            },
+        match parse::parse(frame) {
+            Ok(Packet::Ip(parsed)) => item.parsed = parsed,
+            Ok(Packet::Arp) => item.fate = Fate::Arp,
+            Err(reason) => item.fate = Fate::Drop(reason),
         }
         if let Some(reason) = self.refuse_ethernet(turn, item.origin, frame) {
             item.fate = Fate::Drop(reason);
@@ -273,7 +282,7 @@ impl Pipeline {
                 Err(reason) => item.fate = Fate::Drop(reason),
             }
         // 3. Nobody but the owner of an address sends from it.
-        } else if let Some(reason) = sources.refuse(&item.parsed) {
+        } else if let Some(reason) = Sources::of(turn.view).refuse(&item.parsed) {
             item.fate = Fate::Drop(reason);
         }
         // 4. A later fragment follows its first.
@@ -362,7 +371,19 @@ impl Pipeline {
     // -------------------------------------------------------------------------------------------------- act
 
     #[inline(always)]
-    fn act(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame) {
+    fn act(&mut self, turn: &mut Turn<'_>, lane: &Lane, frame: Frame, head: &Head, item: &mut Item) {
+        match self.express(turn, lane, head, frame) {
+            Ok(()) => self.tally.hits += 1,
+            Err(frame) => self.general(turn, head, item, frame),
+        }
+    }
+
+    /// A packet that is not plain, or whose line says more than where to.
+    #[inline(never)]
+    fn general(&mut self, turn: &mut Turn<'_>, head: &Head, item: &mut Item, mut frame: Frame) {
+        if !head.is_read() {
+            self.read(turn, &mut frame, item);
+        }
         match item.fate {
             Fate::Flow => self.follow(turn, item, frame),
             Fate::Drop(reason) => self.end(turn, item, frame, reason, None),
@@ -375,39 +396,9 @@ impl Pipeline {
     /// By its flow's entry, which is made where there is none.
     #[inline(always)]
     fn follow(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame) {
-        if item.parsed.v6 {
-            return self.follow_v6(turn, item, frame);
-        }
-        match self.flows.v4.lookup_home(&item.key(), item.hash) {
-            Some(found) => self.follow_found(turn, item, frame, found),
-            None => self.follow_elsewhere(turn, item, frame),
-        }
-    }
-
-    #[inline(never)]
-    fn follow_v6(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame) {
-        match self.flows.v6.lookup_home(&item.key(), item.hash) {
-            Some(found) => self.follow_found(turn, item, frame, found),
-            None => self.follow_elsewhere(turn, item, frame),
-        }
-    }
-
-    #[inline(never)]
-    fn follow_elsewhere(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame) {
-        let found = if item.parsed.v6 {
-            self.flows.v6.lookup_elsewhere(&item.key(), item.hash)
-        } else {
-            self.flows.v4.lookup_elsewhere(&item.key(), item.hash)
+        let Some(found) = self.lookup_hashed(item.parsed.v6, &item.key(), item.hash) else {
+            return self.miss(turn, item, frame);
         };
-        match found {
-            Some(found) => self.follow_found(turn, item, frame, found),
-            None => self.miss(turn, item, frame),
-        }
-    }
-
-    /// Inlined into each of the above, so that the entry stays in registers.
-    #[inline(always)]
-    fn follow_found(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame, found: Found) {
         if found.entry.epoch != turn.snapshot.epoch || item.parsed.tcp_flags & tcp::SYN != 0 {
             return self.follow_again(turn, item, frame, found);
         }
@@ -466,7 +457,8 @@ impl Pipeline {
     #[inline(always)]
     fn emit(&mut self, turn: &mut Turn<'_>, port: PortIndex, worker: u16, frame: Frame) {
         match turn.out.push(port, worker, frame) {
-            Ok(crossed) => self.tally.tx += crossed as u64,
+            Ok(false) => {}
+            Ok(true) => self.tally.tx += 1,
             Err((reason, frame)) => self.lose(turn.pool, frame, reason),
         }
     }

@@ -41,10 +41,20 @@ impl Outputs {
         frame: Frame,
     ) -> Result<bool, (DropReason, Frame)> {
         if worker != self.worker {
-            let sent = self.links.send(worker, port, frame);
-            return sent.map(|()| true).map_err(|frame| (DropReason::WorkerRingFull, frame));
+            return self.push_across(port, worker, frame);
         }
         self.push_own(port, frame).map(|()| false)
+    }
+
+    #[inline(never)]
+    fn push_across(
+        &mut self,
+        port: PortIndex,
+        worker: u16,
+        frame: Frame,
+    ) -> Result<bool, (DropReason, Frame)> {
+        let sent = self.links.send(worker, port, frame);
+        sent.map(|()| true).map_err(|frame| (DropReason::WorkerRingFull, frame))
     }
 
     /// Puts a frame out by a port of this worker.

@@ -6,7 +6,8 @@ use crate::flow::{Entry, Flags, Key};
 use crate::snapshot::Egress;
 use crate::wire::checksum::{add, adjust, apply_l4, delta, delta16};
 use crate::wire::parse::{FRAGMENT_LATER, Parsed};
-use crate::wire::{ETHERNET_LEN, ICMP, L4Kind, put, tcp, vxlan};
+use crate::wire::vxlan::{self, Inside};
+use crate::wire::{ETHERNET_LEN, ICMP, L4Kind, put, tcp};
 
 /// What a TTL one lower adds to the sum of an IPv4 header: the TTL is the high byte of its word.
 pub(super) const TTL_DELTA: u16 = !0x0100;
@@ -34,19 +35,25 @@ pub(super) fn forward(frame: &mut Frame, parsed: &Parsed, entry: &Entry, egress:
     done && header(frame, egress, hash)
 }
 
-/// Puts the egress's header in front of an IP packet.
-#[inline(always)]
+/// Puts the egress's header in front of an IP packet whose flow has this hash.
 pub(super) fn header(frame: &mut Frame, egress: &Egress, hash: u32) -> bool {
-    if egress.header_len as usize == ETHERNET_LEN {
-        let (Some(head), Some(macs)) = (frame.first_chunk_mut::<12>(), egress.header.first_chunk::<12>())
-        else {
-            return false;
-        };
-        *head = *macs;
-        return true;
+    Inside::of(frame, hash).is_some_and(|inside| header_around(frame, egress, inside))
+}
+
+/// As [`header`], of a packet that has been looked at.
+#[inline(always)]
+pub(super) fn header_around(frame: &mut Frame, egress: &Egress, inside: Inside) -> bool {
+    if let Some(template) = egress.template_v4() {
+        return vxlan::encapsulate_v4(frame, template, inside);
     }
-    let template = egress.header.get(..egress.header_len as usize).unwrap_or_default();
-    vxlan::encapsulate(frame, template, hash)
+    if egress.is_tunnel() {
+        return vxlan::encapsulate_v6(frame, egress.template_v6(), inside);
+    }
+    let (Some(head), Some(macs)) = (frame.first_chunk_mut::<12>(), egress.header.first_chunk::<12>()) else {
+        return false;
+    };
+    *head = *macs;
+    true
 }
 
 /// One hop less, with the IPv4 header checksum adjusted by `delta`, which includes it.

@@ -119,59 +119,84 @@ pub enum Packet {
 pub fn parse(frame: &[u8]) -> Result<Packet, DropReason> {
     match parse_plain(frame) {
         Some(parsed) => Ok(Packet::Ip(parsed)),
-        None => parse_other(frame),
+        None => parse_any(frame),
     }
 }
 
-/// The common case of IPv4 alone; `None` where [`parse`] is to be asked. For where its result must stay in registers.
+/// The common case alone; `None` where [`parse`] is to be asked. For where its result must stay in registers.
 #[inline(always)]
 pub fn parse_plain(frame: &[u8]) -> Option<Parsed> {
-    parse_plain_v4(frame.first_chunk::<PLAIN_V4_LEN>()?, frame.len())
-}
-
-/// Not the common case of IPv4. Out of line, so that the common case stays small where it is inlined.
-#[inline(never)]
-pub fn parse_other(frame: &[u8]) -> Result<Packet, DropReason> {
-    if let Some(head) = frame.first_chunk::<PLAIN_V6_LEN>()
-        && let Some(parsed) = parse_plain_v6(head, frame.len())
-    {
-        return Ok(Packet::Ip(parsed));
+    let head = frame.first_chunk::<PLAIN_V4_LEN>()?;
+    match head[12..14] {
+        [0x86, 0xdd] => parse_plain_v6(frame.first_chunk::<PLAIN_V6_LEN>()?, frame.len()),
+        _ => parse_plain_v4(head, frame.len()),
     }
-    parse_any(frame)
 }
 
 /// Ethernet, IPv4 without options, TCP without options. A shorter UDP packet takes the general way.
-const PLAIN_V4_LEN: usize = 54;
+pub(crate) const PLAIN_V4_LEN: usize = 54;
 /// Ethernet, IPv6 without extension headers, TCP without options. A shorter UDP packet takes the general way.
-const PLAIN_V6_LEN: usize = 74;
+pub(crate) const PLAIN_V6_LEN: usize = 74;
+
+/// What the header of a plain IPv4 packet says, as far as it is not in the same place in all of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlainV4 {
+    pub(crate) ip_len: u16,
+    pub(crate) ttl: u8,
+    pub(crate) protocol: u8,
+    /// Not looked at; 0 for UDP.
+    pub(crate) tcp_flags: u8,
+    /// The word of flags and offset.
+    fragment: u16,
+}
+
+impl PlainV4 {
+    /// Where its transport header is.
+    pub(crate) const L4: usize = ETHERNET_LEN + IPV4_LEN;
+
+    /// Of a frame whose EtherType, version and header length are those of IPv4 without options; `None` where anything
+    /// else is not plain, or wrong. Not looked at: what the source is, and whether TCP flags make sense.
+    #[inline(always)]
+    pub(crate) fn read(head: &[u8; PLAIN_V4_LEN], frame_len: usize) -> Option<Self> {
+        // Length, identification, fragment, TTL, protocol.
+        let second = u64::from_be_bytes(chunk(head, 16));
+        let (ip_len, fragment) = ((second >> 48) as u16, (second >> 16) as u16);
+        let (ttl, protocol) = ((second >> 8) as u8, second as u8);
+        if fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+            || ip_len as usize > frame_len - ETHERNET_LEN
+            || !header_sum_is_ones(chunk(head, 14), chunk(head, 22), chunk(head, 30))
+            || chunk::<4, _>(head, 26) == chunk(head, 30)
+        {
+            return None;
+        }
+        let tcp_flags = plain_transport::<{ Self::L4 }, _>(head, protocol, ip_len as u32)?;
+        Some(PlainV4 { ip_len, ttl, protocol, tcp_flags, fragment })
+    }
+}
 
 /// The common case of IPv4, or `None` for anything else, right or wrong.
 #[inline(always)]
 fn parse_plain_v4(head: &[u8; PLAIN_V4_LEN], frame_len: usize) -> Option<Parsed> {
-    const L4: usize = ETHERNET_LEN + IPV4_LEN;
-    let (ip_len, fragment, protocol) = (word16(head, 16), word16(head, 20), head[23]);
     // EtherType, version and header length; the type of service is anything.
-    if u32::from_be_bytes(chunk(head, 12)) >> 8 != 0x08_0045
-        || fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
-        || ip_len as usize > frame_len - ETHERNET_LEN
-        || !header_sum_is_ones(chunk(head, 14), chunk(head, 22), chunk(head, 30))
-        || !PLAIN_SOURCES[head[26] as usize]
-        || chunk::<4, _>(head, 26) == chunk(head, 30)
-    {
+    if u32::from_be_bytes(chunk(head, 12)) >> 8 != 0x08_0045 {
         return None;
     }
-    let (kind, tcp_flags) = plain_transport::<L4, _>(head, protocol, ip_len as u32)?;
+    let PlainV4 { ip_len, ttl, protocol, tcp_flags, fragment } = PlainV4::read(head, frame_len)?;
+    if !is_plain_source(head[26]) || protocol == TCP && !flags_can_be(tcp_flags) {
+        return None;
+    }
+    let ports = u32::from_be_bytes(chunk(head, PlainV4::L4));
     Some(Parsed {
         addresses: [u64::from_ne_bytes(chunk(head, 26)), 0, 0, 0],
-        src_port: word16(head, L4),
-        dst_port: word16(head, L4 + 2),
+        src_port: (ports >> 16) as u16,
+        dst_port: ports as u16,
         ip_len,
         l3: ETHERNET_LEN as u8,
-        l4: L4 as u8,
+        l4: PlainV4::L4 as u8,
         protocol,
-        kind,
+        kind: if protocol == TCP { L4Kind::Tcp } else { L4Kind::Udp },
         v6: false,
-        ttl: head[22],
+        ttl,
         tcp_flags,
         fragment: if fragment & DONT_FRAGMENT_BIT != 0 { DONT_FRAGMENT } else { 0 },
     })
@@ -179,7 +204,7 @@ fn parse_plain_v4(head: &[u8; PLAIN_V4_LEN], frame_len: usize) -> Option<Parsed>
 
 /// The common case of IPv6, or `None` for anything else, right or wrong.
 #[inline(always)]
-fn parse_plain_v6(head: &[u8; PLAIN_V6_LEN], frame_len: usize) -> Option<Parsed> {
+pub(crate) fn parse_plain_v6(head: &[u8; PLAIN_V6_LEN], frame_len: usize) -> Option<Parsed> {
     const L4: usize = ETHERNET_LEN + IPV6_LEN;
     let (payload, protocol) = (word16(head, 18), head[20]);
     // EtherType and version; the traffic class is anything. A first octet of zero may be no host's address.
@@ -190,16 +215,20 @@ fn parse_plain_v6(head: &[u8; PLAIN_V6_LEN], frame_len: usize) -> Option<Parsed>
     {
         return None;
     }
-    let (kind, tcp_flags) = plain_transport::<L4, _>(head, protocol, payload as u32 + IPV6_LEN as u32)?;
+    let tcp_flags = plain_transport::<L4, _>(head, protocol, payload as u32 + IPV6_LEN as u32)?;
+    if protocol == TCP && !flags_can_be(tcp_flags) {
+        return None;
+    }
+    let ports = u32::from_be_bytes(chunk(head, L4));
     Some(Parsed {
         addresses: std::array::from_fn(|word| u64::from_ne_bytes(chunk(head, 22 + 8 * word))),
-        src_port: word16(head, L4),
-        dst_port: word16(head, L4 + 2),
+        src_port: (ports >> 16) as u16,
+        dst_port: ports as u16,
         ip_len: payload.checked_add(IPV6_LEN as u16)?,
         l3: ETHERNET_LEN as u8,
         l4: L4 as u8,
         protocol,
-        kind,
+        kind: if protocol == TCP { L4Kind::Tcp } else { L4Kind::Udp },
         v6: true,
         ttl: head[21],
         tcp_flags,
@@ -207,26 +236,22 @@ fn parse_plain_v6(head: &[u8; PLAIN_V6_LEN], frame_len: usize) -> Option<Parsed>
     })
 }
 
-/// Kind and TCP flags of a TCP or UDP header at `L4` that fits in an IP packet of `ip_len` bytes and makes sense.
+/// The flags of a TCP header, or 0 of a UDP header, at `L4`, where it fits into an IP packet of `ip_len` bytes.
 #[inline(always)]
-fn plain_transport<const L4: usize, const LEN: usize>(
-    head: &[u8; LEN],
-    protocol: u8,
-    ip_len: u32,
-) -> Option<(L4Kind, u8)> {
+fn plain_transport<const L4: usize, const LEN: usize>(head: &[u8; LEN], protocol: u8, ip_len: u32) -> Option<u8> {
     let fits = |length: u32| (L4 - ETHERNET_LEN) as u32 + length <= ip_len;
     if protocol == TCP {
-        let (length, flags) = ((head[L4 + 12] >> 4) as u32 * 4, head[L4 + 13]);
-        (length >= 20 && fits(length) && flags_can_be(flags)).then_some((L4Kind::Tcp, flags))
+        let length = (head[L4 + 12] >> 4) as u32 * 4;
+        (length >= 20 && fits(length)).then_some(head[L4 + 13])
     } else {
         let length = word16(head, L4 + 4) as u32;
-        (protocol == UDP && length >= 8 && fits(length)).then_some((L4Kind::Udp, 0))
+        (protocol == UDP && length >= 8 && fits(length)).then_some(0)
     }
 }
 
 /// `N` bytes at `at`, which is a constant: the check vanishes, and the bytes are one load.
 #[inline(always)]
-fn chunk<const N: usize, const LEN: usize>(head: &[u8; LEN], at: usize) -> [u8; N] {
+pub(crate) fn chunk<const N: usize, const LEN: usize>(head: &[u8; LEN], at: usize) -> [u8; N] {
     head[at..].first_chunk().copied().unwrap_or([0; N])
 }
 
@@ -235,16 +260,21 @@ fn word16<const LEN: usize>(head: &[u8; LEN], at: usize) -> u16 {
     u16::from_be_bytes(chunk(head, at))
 }
 
-/// Whether an IPv4 header of 20 bytes sums up to ones (RFC 1071): added up in words of 64 bits, folded twice by half.
+/// Whether an IPv4 header of 20 bytes, no fragment, sums up to ones (RFC 1071): whether it is, as a number of 160 bits, a
+/// multiple of 0xffff. As 2^64 is one more than such a multiple, words of 64 bits are added up with their carries.
 #[inline(always)]
 fn header_sum_is_ones(first: [u8; 8], second: [u8; 8], third: [u8; 4]) -> bool {
-    let (total, carry) = u64::from_ne_bytes(first).overflowing_add(u64::from_ne_bytes(second));
-    let (total, again) = total.overflowing_add(u32::from_ne_bytes(third) as u64 + carry as u64);
-    let (half, carry) = (total as u32).overflowing_add((total >> 32) as u32);
-    let half = half as u64 + carry as u64 + again as u64;
-    // At most 0x1ffff, and not zero (the version is not): the two multiples of 0xffff in that range stand for ones.
-    let quarter = (half & 0xffff) + (half >> 16);
-    quarter == 0xffff || quarter == 0x1_fffe
+    // No carry here: the first word ends in the fragment field, of which at most the upper byte is not zero.
+    let total = u64::from_le_bytes(first).wrapping_add(u64::from(u32::from_le_bytes(third)));
+    let (total, carry) = total.overflowing_add(u64::from_le_bytes(second));
+    // Not zero: the version is not.
+    total.wrapping_add(carry as u64).is_multiple_of(0xffff)
+}
+
+/// Whether a source of the common case begins with this octet.
+#[inline(always)]
+pub(crate) fn is_plain_source(first_octet: u8) -> bool {
+    PLAIN_SOURCES[first_octet as usize]
 }
 
 /// Sources of the common case, by the first octet: [`source_may_send`], and not what may be broadcast.
@@ -298,7 +328,8 @@ fn flags_can_be(flags: u8) -> bool {
     BAD >> (flags & 63) & 1 == 0
 }
 
-/// The general way, for every frame.
+/// The general way, for every frame. Out of line, so that the common case stays small where it is inlined.
+#[inline(never)]
 pub(super) fn parse_any(frame: &[u8]) -> Result<Packet, DropReason> {
     match be16(frame, 12).ok_or(DropReason::Truncated)? {
         ETHERTYPE_IPV4 => parse_ipv4(frame, ETHERNET_LEN).map(Packet::Ip),

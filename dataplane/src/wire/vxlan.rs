@@ -80,22 +80,68 @@ pub fn template_v6(
     template
 }
 
+/// What an encapsulation takes over from the packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Inside {
+    /// The EtherType.
+    pub ethertype: u16,
+    /// The ECN bits (RFC 6040, section 4.1: normal mode).
+    pub ecn: u8,
+    /// Of the flow: it picks the UDP source port, by which the underlay spreads flows over paths while each flow keeps
+    /// to its own, and the IPv6 flow label (RFC 6438).
+    pub hash: u32,
+}
+
+impl Inside {
+    /// Of a frame with an IP packet; `None` where it is too short for one.
+    #[inline(always)]
+    pub fn of(frame: &[u8], hash: u32) -> Option<Self> {
+        let head: &[u8; ETHERNET_LEN + 2] = frame.first_chunk()?;
+        let ethertype = u16::from_be_bytes([head[12], head[13]]);
+        Some(Inside { ethertype, ecn: ecn_of(head[14], head[15]), hash })
+    }
+}
+
 /// Puts the template in place of the frame's Ethernet header (the IP packet begins at [`ETHERNET_LEN`]) and patches what
-/// differs from packet to packet. `inner_hash` is of the inner flow: it picks the UDP source port, by which the
-/// underlay spreads flows over paths while each flow keeps to its own, and the IPv6 flow label (RFC 6438).
-/// False, and nothing changed, where the frame has no room in front, is no IP packet or the template is none.
+/// differs from packet to packet. False, and nothing changed, where the frame has no room in front.
+#[inline(always)]
+#[must_use]
+pub fn encapsulate_v4(frame: &mut Frame, template: &[u8; TEMPLATE_V4_LEN], inside: Inside) -> bool {
+    if !frame.push_front(OVERHEAD_V4) {
+        return false;
+    }
+    let ip_len = (frame.len() - ETHERNET_LEN) as u16;
+    let Some(head) = frame.first_chunk_mut::<TEMPLATE_V4_LEN>() else { return false };
+    head.copy_from_slice(template);
+    // The length and the ECN bits add to a sum in which both were zero.
+    let check = u16::from_be_bytes([template[24], template[25]]);
+    let check = !checksum::add(!check, ip_len + inside.ecn as u16);
+    head[15] = inside.ecn;
+    head[16..18].copy_from_slice(&ip_len.to_be_bytes());
+    head[24..26].copy_from_slice(&check.to_be_bytes());
+    head[34..36].copy_from_slice(&source_port(inside.hash).to_be_bytes());
+    head[38..40].copy_from_slice(&(ip_len - IPV4_LEN as u16).to_be_bytes());
+    head[62..64].copy_from_slice(&inside.ethertype.to_be_bytes());
+    true
+}
+
+/// As [`encapsulate_v4`], over IPv6.
 #[inline]
 #[must_use]
-pub fn encapsulate(frame: &mut Frame, template: &[u8], inner_hash: u32) -> bool {
-    let Some(&head) = frame.first_chunk::<{ ETHERNET_LEN + 2 }>() else { return false };
-    let inner = Inside { ethertype: [head[12], head[13]], ecn: ecn_of(head[14], head[15]), hash: inner_hash };
-    if let Ok(template) = <&[u8; TEMPLATE_V4_LEN]>::try_from(template) {
-        encapsulate_v4(frame, template, inner)
-    } else if let Ok(template) = <&[u8; TEMPLATE_V6_LEN]>::try_from(template) {
-        encapsulate_v6(frame, template, inner)
-    } else {
-        false
+pub fn encapsulate_v6(frame: &mut Frame, template: &[u8; TEMPLATE_V6_LEN], inside: Inside) -> bool {
+    if !frame.push_front(OVERHEAD_V6) {
+        return false;
     }
+    let payload = (frame.len() - ETHERNET_LEN - IPV6_LEN) as u16;
+    let Some(head) = frame.first_chunk_mut::<TEMPLATE_V6_LEN>() else { return false };
+    head.copy_from_slice(template);
+    let first = 6 << 28 | (inside.ecn as u32) << 20 | inside.hash & 0x000f_ffff;
+    head[14..18].copy_from_slice(&first.to_be_bytes());
+    head[18..20].copy_from_slice(&payload.to_be_bytes());
+    head[54..56].copy_from_slice(&source_port(inside.hash).to_be_bytes());
+    head[58..60].copy_from_slice(&payload.to_be_bytes());
+    head[82..84].copy_from_slice(&inside.ethertype.to_be_bytes());
+    true
 }
 
 /// The UDP source port for a flow: 49152–65535 (RFC 7348, section 5).
@@ -169,51 +215,6 @@ pub fn mark_congestion(frame: &mut [u8]) -> bool {
 }
 
 const CONGESTION: u8 = 3;
-
-/// What `encapsulate` takes over from the frame.
-#[derive(Clone, Copy)]
-struct Inside {
-    ethertype: [u8; 2],
-    ecn: u8,
-    hash: u32,
-}
-
-#[inline(always)]
-fn encapsulate_v4(frame: &mut Frame, template: &[u8; TEMPLATE_V4_LEN], inner: Inside) -> bool {
-    if !frame.push_front(OVERHEAD_V4) {
-        return false;
-    }
-    let ip_len = (frame.len() - ETHERNET_LEN) as u16;
-    let Some(head) = frame.first_chunk_mut::<TEMPLATE_V4_LEN>() else { return false };
-    *head = *template;
-    // The length and the ECN bits add to a sum in which both were zero.
-    let check = u16::from_be_bytes([head[24], head[25]]);
-    let check = !checksum::add(!check, ip_len + inner.ecn as u16);
-    head[15] = inner.ecn;
-    head[16..18].copy_from_slice(&ip_len.to_be_bytes());
-    head[24..26].copy_from_slice(&check.to_be_bytes());
-    head[34..36].copy_from_slice(&source_port(inner.hash).to_be_bytes());
-    head[38..40].copy_from_slice(&(ip_len - IPV4_LEN as u16).to_be_bytes());
-    head[62..64].copy_from_slice(&inner.ethertype);
-    true
-}
-
-#[inline(always)]
-fn encapsulate_v6(frame: &mut Frame, template: &[u8; TEMPLATE_V6_LEN], inner: Inside) -> bool {
-    if !frame.push_front(OVERHEAD_V6) {
-        return false;
-    }
-    let payload = (frame.len() - ETHERNET_LEN - IPV6_LEN) as u16;
-    let Some(head) = frame.first_chunk_mut::<TEMPLATE_V6_LEN>() else { return false };
-    *head = *template;
-    let first = 6 << 28 | (inner.ecn as u32) << 20 | inner.hash & 0x000f_ffff;
-    head[14..18].copy_from_slice(&first.to_be_bytes());
-    head[18..20].copy_from_slice(&payload.to_be_bytes());
-    head[54..56].copy_from_slice(&source_port(inner.hash).to_be_bytes());
-    head[58..60].copy_from_slice(&payload.to_be_bytes());
-    head[82..84].copy_from_slice(&inner.ethertype);
-    true
-}
 
 /// The ECN bits, from the first two bytes of an IP header of either version.
 #[inline(always)]

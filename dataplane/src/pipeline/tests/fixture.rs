@@ -202,6 +202,18 @@ impl Rig {
         rig
     }
 
+    /// As [`with`](Self::with), where no packet takes the express way.
+    pub(super) fn general(cluster: Cluster, sizes: Sizes) -> Self {
+        let mut rig = Rig::with(cluster, sizes);
+        rig.bench.as_mut().unwrap().worker.pipeline_mut().general_only = true;
+        rig
+    }
+
+    /// Whether the port is there.
+    pub(super) fn has(&self, port: PortIndex) -> bool {
+        self.wires[port as usize].is_some()
+    }
+
     pub(super) fn attach(&mut self, port: PortIndex) {
         let wire = self.bench.as_ref().unwrap().attach(port, self.sizes.ring);
         self.wires[port as usize] = Some(wire);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::cluster::*;
-use super::fixture::{Outcome, Rig, Sizes};
+use super::fixture::{Outcome, Rig, SIZES, Sizes};
 use super::packets::*;
 use super::seen::{Seen, inside};
 use crate::snapshot::PortIndex;
@@ -149,6 +149,30 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// Packets in the middle of a few flows, over and over: what the express way is for. Some in the other direction, some
+/// hurt, some in their last hop, some by somebody else's port.
+fn any_midstream() -> impl Strategy<Value = Event> {
+    let pairs = vec![(P1, P2, 80), (P2, R1, 80), (R2, P2, 80), (P1, WEB, 80), (P1, SOLO, 80), (P1, X, 443), (P3, DNS, 53)];
+    let shape = (any::<bool>(), any::<bool>(), prop::sample::select(vec![64u8, 64, 64, 2, 1]), 0..3usize, 0..60u8);
+    let ends = (prop::sample::select(pairs), 40_000..40_004u16, any::<bool>());
+    let hurt = prop::option::weighted(0.1, (any::<prop::sample::Index>(), any::<u8>()));
+    (ends, shape, hurt).prop_map(|(((from, to, port), client_port, back), shape, hurt)| {
+        let (v6, is_tcp, ttl, padding, length) = shape;
+        let (mut src, mut dst) = ((from.at(v6), client_port), (to.at(v6), port));
+        if back {
+            (src, dst) = (dst, src);
+        }
+        let packet = if is_tcp { tcp(src, dst, ACK) } else { udp(src, dst) };
+        let packet = Spec { ttl, padding: padding * 20, payload: vec![0x37; length.into()], ..packet };
+        let (port, mut frame) = enter(if back { to } else { from }, &packet);
+        if let Some((at, value)) = hurt {
+            let at = at.index(frame.len().min(60));
+            frame[at] = value;
+        }
+        Event::Packet(port, frame)
+    })
+}
+
 /// Whatever came in, what goes out is a frame that its port can send and a receiver can read.
 fn assert_sendable(outcome: &Outcome) {
     for (port, frame) in &outcome.out {
@@ -164,6 +188,44 @@ fn assert_sendable(outcome: &Outcome) {
     }
 }
 
+/// Has it happen.
+fn apply(rig: &mut Rig, event: &Event) -> Outcome {
+    let listed = |list: &mut Vec<PortIndex>, port: PortIndex, yes: bool| {
+        list.retain(|listed| *listed != port);
+        if yes {
+            list.push(port);
+        }
+    };
+    match event {
+        Event::Packet(port, packet) => {
+            rig.inject(*port, packet);
+        }
+        Event::Turn => {
+            let outcome = rig.turn();
+            assert_sendable(&outcome);
+            return outcome;
+        }
+        Event::Second => rig.wait(1),
+        Event::Publish => {
+            rig.publish();
+        }
+        Event::Isolate(yes) => {
+            rig.cluster.release();
+            if *yes {
+                rig.cluster.isolate(SERVER);
+            }
+        }
+        Event::Known(yes) => rig.cluster.known = if *yes { vec![NODE_C, L] } else { vec![] },
+        Event::Watch(yes) => rig.cluster.watch_drops = *yes,
+        Event::Silent(port, yes) => listed(&mut rig.cluster.silent, *port, *yes),
+        Event::Detach(port) => rig.detach(*port),
+        Event::Attach(port) if !rig.has(*port) => rig.attach(*port),
+        Event::Attach(_) => {}
+        Event::Absent(port, yes) => listed(&mut rig.cluster.absent, *port, *yes),
+    }
+    Outcome::default()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
@@ -177,45 +239,14 @@ proptest! {
         events in prop::collection::vec(any_event(), 1..250),
     ) {
         let mut rig = Rig::with(Cluster::new(), Sizes { batch, chunks, flows, ring });
-        let mut attached = [true; PORTS];
         let (mut taken, mut injected, mut detached) = (0, 0, false);
-        for event in events {
-            match event {
-                Event::Packet(port, packet) => {
-                    // An oversize packet is thrown away by the port, and counted there.
-                    injected += usize::from(rig.inject(port, &packet) && packet.len() <= 1792);
-                }
-                Event::Turn => {
-                    let outcome = rig.turn();
-                    assert_sendable(&outcome);
-                    taken += outcome.taken;
-                }
-                Event::Second => rig.wait(1),
-                Event::Publish => { rig.publish(); }
-                Event::Isolate(yes) => {
-                    rig.cluster.release();
-                    if yes { rig.cluster.isolate(SERVER) }
-                }
-                Event::Known(yes) => rig.cluster.known = if yes { vec![NODE_C, L] } else { vec![] },
-                Event::Watch(yes) => rig.cluster.watch_drops = yes,
-                Event::Silent(port, yes) => {
-                    rig.cluster.silent.retain(|silent| *silent != port);
-                    if yes { rig.cluster.silent.push(port) }
-                }
-                Event::Detach(port) => {
-                    (attached[port as usize], detached) = (false, true);
-                    rig.detach(port);
-                }
-                Event::Attach(port) if !attached[port as usize] => {
-                    attached[port as usize] = true;
-                    rig.attach(port);
-                }
-                Event::Attach(_) => {}
-                Event::Absent(port, yes) => {
-                    rig.cluster.absent.retain(|absent| *absent != port);
-                    if yes { rig.cluster.absent.push(port) }
-                }
-            }
+        for event in &events {
+            detached |= matches!(event, Event::Detach(_));
+            // An oversize packet is thrown away by the port, and counted there.
+            let is_taken = matches!(event, Event::Packet(port, packet)
+                if rig.has(*port) && packet.len() <= 1792);
+            injected += usize::from(is_taken);
+            taken += apply(&mut rig, event).taken;
         }
         // In the end every port is there, and every neighbour known or given up.
         rig.cluster.absent.clear();
@@ -231,6 +262,27 @@ proptest! {
         if !detached {
             prop_assert_eq!(taken, injected, "all that came was taken");
         }
+    }
+
+    /// The express way does what the general way does: to every packet, every counter and every flow.
+    #[test]
+    fn the_express_way_is_the_general_way(
+        batch in prop::sample::select(vec![1usize, 5, 64]),
+        flows in prop::sample::select(vec![16usize, 64, 1024]),
+        events in prop::collection::vec(prop_oneof![4 => any_event(), 6 => any_midstream()], 1..200),
+    ) {
+        let sizes = Sizes { batch, flows, ..SIZES };
+        let (mut express, mut general) = (Rig::with(Cluster::new(), sizes), Rig::general(Cluster::new(), sizes));
+        for event in events.iter().chain([&Event::Turn]) {
+            prop_assert_eq!(apply(&mut express, event), apply(&mut general, event));
+        }
+        let counters = |rig: &Rig| (rig.counters.flow_hits.read(), rig.counters.flow_misses.read());
+        prop_assert_eq!(counters(&express), counters(&general));
+        let listed = |rig: &Rig| {
+            let views = rig.flows.list(usize::MAX).into_iter();
+            views.map(|view| (view.entry, view.activity, view.state)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(listed(&express), listed(&general));
     }
 
     /// An entry replayed gives the bytes that judging the packet afresh gives.
