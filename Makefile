@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 # What the tests judge against where it is at hand: expectations that others recorded (see docs/testing.md).
 CONFORMANCE ?= ../shared/conformance
 
-.PHONY: help demo test test-offline bench bench-veth lint deny fmt build build-release deps clean-lab
+.PHONY: help demo test test-offline bench bench-veth bench-memif lint deny fmt build build-release deps clean-lab
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
@@ -31,6 +31,10 @@ bench: ## criterion: parse, flow look-up, policy, Maglev, the whole turn of a wo
 bench-veth: deps build-release ## one worker with all of it on against DPDK testpmd doing nothing, on veth, in one run (root)
 	deploy/deps.sh dpdk
 	target/release/bench-veth
+
+bench-memif: deps ## one worker with all of it on against DPDK testpmd in macswap, between two memifs, in one run (root)
+	deploy/deps.sh dpdk
+	cargo run --release -p benches --bin bench-memif
 
 lint: deps deny ## formatting, clippy, docs, layering, licences: warnings are errors
 	cargo fmt --all --check

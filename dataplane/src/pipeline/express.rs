@@ -169,7 +169,9 @@ impl Lane {
             None => is_no_tunnel(parsed.protocol, parsed.dst_port),
         };
         let is_fit = may_send
-            && bytes.first_chunk().is_some_and(|first| self.admits(first, (self.expected[1] | Self::IPV6.0, self.mask[1] | Self::IPV6.1)))
+            && bytes.first_chunk().is_some_and(|first| {
+                self.admits(first, (self.expected[1] | Self::IPV6.0, self.mask[1] | Self::IPV6.1))
+            })
             && is_in_midstream(parsed.protocol, parsed.tcp_flags, parsed.ttl);
         if is_fit {
             let key = Key::of(&parsed);
@@ -189,7 +191,12 @@ impl Lane {
 
     /// The way out that an entry says, where it says no more than that.
     #[inline(always)]
-    fn egress<'a, const A: usize>(&self, snapshot: &'a Snapshot, hit: &Hit<'_, A>, ip_len: u16) -> Option<&'a Egress> {
+    fn egress<'a, const A: usize>(
+        &self,
+        snapshot: &'a Snapshot,
+        hit: &Hit<'_, A>,
+        ip_len: u16,
+    ) -> Option<&'a Egress> {
         if (hit.flags().0 ^ self.flags) & Self::JUDGED != 0 {
             return None;
         }
@@ -261,7 +268,13 @@ impl Pipeline {
     }
 
     #[inline(always)]
-    fn rewritten_v4<'a>(&self, turn: &Turn<'a>, lane: &Lane, head: &Head, frame: &mut Frame) -> Option<&'a Egress> {
+    fn rewritten_v4<'a>(
+        &self,
+        turn: &Turn<'a>,
+        lane: &Lane,
+        head: &Head,
+        frame: &mut Frame,
+    ) -> Option<&'a Egress> {
         let bytes = frame.first_chunk_mut::<PLAIN_V4_LEN>()?;
         let addresses = [u64::from_ne_bytes(chunk(bytes, 26))];
         let hit = self.flows.v4.hit(head.slot, &addresses, head.ports, turn.snapshot.epoch)?;
@@ -280,7 +293,13 @@ impl Pipeline {
     }
 
     #[inline(always)]
-    fn rewritten_v6<'a>(&self, turn: &Turn<'a>, lane: &Lane, head: &Head, frame: &mut Frame) -> Option<&'a Egress> {
+    fn rewritten_v6<'a>(
+        &self,
+        turn: &Turn<'a>,
+        lane: &Lane,
+        head: &Head,
+        frame: &mut Frame,
+    ) -> Option<&'a Egress> {
         let bytes = frame.first_chunk_mut::<PLAIN_V6_LEN>()?;
         let addresses = std::array::from_fn(|word| u64::from_ne_bytes(chunk(bytes, 22 + 8 * word)));
         let hit = self.flows.v6.hit::<4>(head.slot, &addresses, head.ports, turn.snapshot.epoch)?;
@@ -313,6 +332,7 @@ fn adjust_transport<const L4: usize, const LEN: usize>(bytes: &mut [u8; LEN], po
 #[inline(always)]
 fn finish<'a>(frame: &mut Frame, head: &Head, egress: &'a Egress, inside: Inside) -> Option<&'a Egress> {
     // Neither is refused: the bytes are there, and a chunk has room in front.
-    let done = frame.resize(ETHERNET_LEN + head.ip_len as usize) && rewrite::header_around(frame, egress, inside);
+    let done =
+        frame.resize(ETHERNET_LEN + head.ip_len as usize) && rewrite::header_around(frame, egress, inside);
     done.then_some(egress)
 }

@@ -238,7 +238,11 @@ pub(crate) fn parse_plain_v6(head: &[u8; PLAIN_V6_LEN], frame_len: usize) -> Opt
 
 /// The flags of a TCP header, or 0 of a UDP header, at `L4`, where it fits into an IP packet of `ip_len` bytes.
 #[inline(always)]
-fn plain_transport<const L4: usize, const LEN: usize>(head: &[u8; LEN], protocol: u8, ip_len: u32) -> Option<u8> {
+fn plain_transport<const L4: usize, const LEN: usize>(
+    head: &[u8; LEN],
+    protocol: u8,
+    ip_len: u32,
+) -> Option<u8> {
     let fits = |length: u32| (L4 - ETHERNET_LEN) as u32 + length <= ip_len;
     if protocol == TCP {
         let length = (head[L4 + 12] >> 4) as u32 * 4;

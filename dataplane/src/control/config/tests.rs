@@ -151,3 +151,11 @@ fn a_missing_device_is_named_with_its_field() {
     let error = config.check_machine().unwrap_err().to_string();
     assert!(error.starts_with("uplink.device: ") && error.contains("nosuch0"), "{error}");
 }
+
+#[test]
+fn the_example_of_memif_ports_is_right() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/memif/penstockd.toml");
+    let config = Config::load(&path).unwrap();
+    let roles: Vec<_> = config.ports.iter().map(|port| port.memif.role).collect();
+    assert_eq!(roles, [MemifRole::Server, MemifRole::Client]);
+}

@@ -152,8 +152,17 @@ fn any_event() -> impl Strategy<Value = Event> {
 /// Packets in the middle of a few flows, over and over: what the express way is for. Some in the other direction, some
 /// hurt, some in their last hop, some by somebody else's port.
 fn any_midstream() -> impl Strategy<Value = Event> {
-    let pairs = vec![(P1, P2, 80), (P2, R1, 80), (R2, P2, 80), (P1, WEB, 80), (P1, SOLO, 80), (P1, X, 443), (P3, DNS, 53)];
-    let shape = (any::<bool>(), any::<bool>(), prop::sample::select(vec![64u8, 64, 64, 2, 1]), 0..3usize, 0..60u8);
+    let pairs = vec![
+        (P1, P2, 80),
+        (P2, R1, 80),
+        (R2, P2, 80),
+        (P1, WEB, 80),
+        (P1, SOLO, 80),
+        (P1, X, 443),
+        (P3, DNS, 53),
+    ];
+    let shape =
+        (any::<bool>(), any::<bool>(), prop::sample::select(vec![64u8, 64, 64, 2, 1]), 0..3usize, 0..60u8);
     let ends = (prop::sample::select(pairs), 40_000..40_004u16, any::<bool>());
     let hurt = prop::option::weighted(0.1, (any::<prop::sample::Index>(), any::<u8>()));
     (ends, shape, hurt).prop_map(|(((from, to, port), client_port, back), shape, hurt)| {
