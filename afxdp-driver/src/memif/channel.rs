@@ -1,9 +1,10 @@
 //! [`Channel`], [`Listener`]: the control socket (`AF_UNIX`, `SOCK_SEQPACKET`). Nothing here blocks.
 
+use std::fs::Permissions;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, fchmod};
@@ -114,7 +115,7 @@ impl Listener {
         let fd = new_socket().map_err(|error| ("socket", error))?;
         let address = address(socket).map_err(|error| ("address", error))?;
         let path = (!socket.starts_with('@')).then(|| PathBuf::from(socket));
-        // The mode that the path is made with: nobody gets in between bind and chmod.
+        // The mode that the path is made with, less the umask: nobody gets in between bind and chmod.
         fchmod(&fd, Mode::from_raw_mode(SOCKET_MODE)).map_err(|error| ("fchmod", error.into()))?;
         let mut bound = bind(&fd, &address);
         if let (Err(rustix::io::Errno::ADDRINUSE), Some(path)) = (bound, &path)
@@ -125,6 +126,10 @@ impl Listener {
             bound = bind(&fd, &address);
         }
         bound.map_err(|error| ("bind", error.into()))?;
+        if let Some(path) = &path {
+            let mode = Permissions::from_mode(SOCKET_MODE);
+            std::fs::set_permissions(path, mode).map_err(|error| ("chmod", error))?;
+        }
         let path = path.and_then(|path| identity(&path).map(|identity| (path, identity)));
         let listener = Listener { socket: fd, path };
         listen(&listener.socket, BACKLOG).map_err(|error| ("listen", error.into()))?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use afxdp_driver::memif::{MemifConfig, MemifHub, MemifPort, MemifRole};
 use afxdp_driver::{FramePool, HugePages};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use crossbeam::channel::{Receiver, Sender};
 use dataplane::counters::WorkerCounters;
 use dataplane::crossing;
@@ -43,7 +43,8 @@ impl Penstock {
         for (socket, port) in sockets.iter().zip([CLIENT_PORT, UPLINK_PORT]) {
             let (mut ports, _) = hub.open(MemifConfig::new(socket.clone(), MemifRole::Server, 0))?;
             let io = Box::new(ports.pop().context("an interface without queues")?);
-            commands.send(ToWorker::Attach { port, io, cells: Arc::<PortCells>::default() })?;
+            let attach = ToWorker::Attach { port, io, cells: Arc::<PortCells>::default() };
+            commands.send(attach).map_err(|_| anyhow!("no room for a command"))?;
         }
         let publication = Publication::new(cluster::snapshot(), 1);
         let counters = Arc::<WorkerCounters>::default();
@@ -73,7 +74,7 @@ impl Penstock {
 
     /// Ends the worker.
     pub(super) fn stop(self) -> Result<()> {
-        self.commands.send(ToWorker::Stop)?;
+        self.commands.send(ToWorker::Stop).map_err(|_| anyhow!("the worker has ended"))?;
         if self.thread.join().is_err() {
             bail!("the worker has panicked");
         }

@@ -50,11 +50,6 @@ impl Testpmd {
         Ok(Testpmd { daemon })
     }
 
-    /// The command line.
-    pub fn command(socket: &Path, forwarding: &Forwarding) -> String {
-        format!("dpdk-testpmd {}", arguments(socket, forwarding).join(" "))
-    }
-
     /// That it still runs.
     ///
     /// # Errors
