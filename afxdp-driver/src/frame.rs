@@ -130,6 +130,7 @@ impl Frame {
     }
 
     /// Makes the frame hold `packet`, with [`HEADROOM`] in front. False, and nothing changed, where it does not fit.
+    #[inline]
     #[must_use]
     pub fn fill(&mut self, packet: &[u8]) -> bool {
         if HEADROOM + packet.len() > CHUNK_SIZE {

@@ -47,8 +47,9 @@ pub struct FramePool {
     base: NonNull<u8>,
     total: usize,
     free: Vec<u32>,
-    /// Chunks owned by live `Frame`s.
-    out: usize,
+    /// Chunks that ports have given to the kernel. What is neither free nor there, live `Frame`s own: so taking a frame
+    /// and freeing it count nothing.
+    kernel: usize,
     memory: ManuallyDrop<Memory>,
 }
 
@@ -93,7 +94,7 @@ impl FramePool {
 
     fn over(base: NonNull<u8>, chunks: usize, memory: Memory) -> Self {
         let free = (0..chunks as u32).rev().collect();
-        FramePool { base, total: chunks, free, out: 0, memory: ManuallyDrop::new(memory) }
+        FramePool { base, total: chunks, free, kernel: 0, memory: ManuallyDrop::new(memory) }
     }
 
     /// What AF_XDP ports of this pool are attached to; `None` for a pool in anonymous memory.
@@ -108,14 +109,14 @@ impl FramePool {
     #[inline]
     pub fn alloc(&mut self) -> Option<Frame> {
         let chunk = self.free.pop()?;
-        Some(self.frame(chunk, HEADROOM, 0))
+        Some(self.owner(chunk, HEADROOM, 0))
     }
 
     /// Takes a frame home. A frame of another pool is a bug of the caller: it is leaked, never mixed in.
     #[inline]
     pub fn free(&mut self, frame: Frame) {
-        if let Some(chunk) = self.reclaim(frame) {
-            self.free.push(chunk);
+        if self.is_own(&frame) {
+            self.free.push(frame.chunk());
         }
     }
 
@@ -133,13 +134,13 @@ impl FramePool {
             debug_assert!(false, "a closed port came to a pool that is not its own");
             return;
         }
+        self.kernel -= closed.chunks.len();
         self.free.extend(closed.chunks);
     }
 
     /// Where every chunk is.
     pub fn ledger(&self) -> PoolLedger {
-        let kernel = self.total - self.free.len() - self.out;
-        PoolLedger { free: self.free.len(), out: self.out, kernel, total: self.total }
+        PoolLedger { free: self.free.len(), out: self.out(), kernel: self.kernel, total: self.total }
     }
 
     /// What backs the memory, for the operator: "huge pages (2 MiB)", or why not.
@@ -160,39 +161,59 @@ impl FramePool {
     /// from here on. `None` for a frame of another pool.
     #[inline]
     pub(crate) fn reclaim(&mut self, frame: Frame) -> Option<u32> {
-        if !self.owns(&frame) {
-            debug_assert!(false, "a frame came to a pool that is not its own");
+        if !self.is_own(&frame) {
             return None;
         }
-        self.out -= 1;
+        self.kernel += 1;
         Some(frame.chunk())
     }
 
     /// Takes a free chunk to give to the kernel (fill ring).
     #[inline]
     pub(crate) fn take_chunk(&mut self) -> Option<u32> {
-        self.free.pop()
+        let chunk = self.free.pop()?;
+        self.kernel += 1;
+        Some(chunk)
     }
 
     /// Takes back a chunk that the kernel has given back (completion ring, closed port).
     #[inline]
     pub(crate) fn return_chunk(&mut self, chunk: u32) {
         debug_assert!((chunk as usize) < self.total);
+        self.kernel -= 1;
         self.free.push(chunk);
     }
 
-    /// The frame for a chunk that this pool or the kernel just gave up, which nobody else holds.
+    /// The frame for a chunk that the kernel has just given up (receive ring), which nobody else holds.
     #[inline]
     pub(crate) fn frame(&mut self, chunk: u32, head: usize, len: usize) -> Frame {
+        self.kernel -= 1;
+        self.owner(chunk, head, len)
+    }
+
+    /// Makes the owner of a chunk that nobody owns.
+    #[inline(always)]
+    fn owner(&self, chunk: u32, head: usize, len: usize) -> Frame {
         assert!((chunk as usize) < self.total && head + len <= CHUNK_SIZE);
-        self.out += 1;
         // SAFETY: the chunk is in range (asserted), its memory is mapped as long as frames are out (see `drop`),
-        // initialised (anonymous and UMEM memory are mapped zeroed), and the caller took it from the free list or a ring, where
+        // initialised (anonymous and UMEM memory are mapped zeroed), and the callers took it from the free list or a ring, where
         // each chunk stands once.
         unsafe {
             let base = self.base.add(chunk as usize * CHUNK_SIZE);
             Frame::from_chunk(base, chunk, head, len)
         }
+    }
+
+    #[inline(always)]
+    fn is_own(&self, frame: &Frame) -> bool {
+        let is_own = self.owns(frame);
+        debug_assert!(is_own, "a frame came to a pool that is not its own");
+        is_own
+    }
+
+    /// Chunks owned by live `Frame`s.
+    fn out(&self) -> usize {
+        self.total - self.free.len() - self.kernel
     }
 }
 
@@ -208,7 +229,7 @@ fn check_count(chunks: usize) -> Result<(), PoolError> {
 
 impl Drop for FramePool {
     fn drop(&mut self) {
-        if self.out == 0 {
+        if self.out() == 0 {
             // SAFETY: dropped once, here; no frame points into the memory. Chunks in the kernel's rings are in a
             // UMEM, which the ports' sockets keep alive besides.
             unsafe { ManuallyDrop::drop(&mut self.memory) }

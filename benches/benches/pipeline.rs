@@ -1,21 +1,32 @@
 //! The whole turn of a worker, in TSC cycles and nanoseconds a packet: medians over many passes.
 //!
-//! `full`: parse, flow hit, policy verdict, Service NAT, VXLAN. `forward`: parse, flow hit, routed. `miss`: as `full`,
-//! but judged and put into the flow table. `port`: the bench's ports alone, which are in each of the others, too.
+//! | row | what a packet goes through |
+//! |---|---|
+//! | `full` | parse, flow hit, policy verdict, Service NAT, VXLAN |
+//! | `forward` | parse, flow hit, routed to a neighbour |
+//! | `miss` | as `full`, but judged against 10,000 rules and 5,000 Services, and put into the flow table |
+//! | `flood` | as `miss`, where the flow table is full and stays so: each pushes another unreplied flow out |
+//! | `port` | the bench's own ports, which are in each of the others, too |
+//!
+//! `row/flows` is at batches of 64, `row/flows/n` at batches of n. A `6` behind the row's name is IPv6.
 //! Arguments: parts of the names of the rows to run; all without.
 
 #![allow(clippy::print_stdout, reason = "the table is what it is for")]
 #![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::time::Instant;
 
-use benches::cluster;
-use benches::replay::Packet;
+use benches::cluster::{self, LARGE, SMALL, Scale, WIDE};
+use benches::flood::Flood;
+use benches::replay::Packets;
 use benches::rig::{Bare, Cost, Rig};
+use policy_compiler::maglev::{Maglev, Member};
 use serde_json::json;
 
-const BATCHES: [usize; 4] = [1, 4, 16, 64];
+/// The first is what a row without a number means.
+const BATCHES: [usize; 4] = [64, 16, 4, 1];
 /// Packets that a row is measured with, in passes over all of its flows.
 const PACKETS: usize = 8 << 20;
 /// Passes of a row at least.
@@ -30,60 +41,97 @@ struct Row {
     port: Option<f64>,
 }
 
+/// Flows of a row: how they are called, how many, and in which cluster.
+const SIZES: [(&str, usize, Scale); 3] =
+    [("16k", 16 << 10, SMALL), ("1m", 1 << 20, SMALL), ("4m", 4 << 20, WIDE)];
+
 fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
     let mut rows = Vec::new();
-    for (size, flows) in [("16k", 16 << 10), ("1m", 1 << 20)] {
-        let packets = cluster::to_services(flows);
-        for batch in BATCHES {
-            let port = format!("port/{size}/{batch}");
-            let full = format!("full/{size}/{batch}");
-            if is_wanted(&port) || is_wanted(&full) {
-                rows.push(alone(port, &packets, batch));
-            }
-            if is_wanted(&full) {
-                rows.push(hits(full, &packets, batch, &rows));
-            }
-        }
-    }
-    for (kind, packets) in
-        [("forward", cluster::to_neighbour(16 << 10)), ("miss", cluster::to_services(16 << 10))]
-    {
-        for (name, batch) in BATCHES.map(|batch| (format!("{kind}/16k/{batch}"), batch)) {
-            if !is_wanted(&name) {
+    for (v6, six) in [(false, ""), (true, "6")] {
+        for (size, flows, scale) in SIZES {
+            let batches = if size == "4m" { &BATCHES[..1] } else { &BATCHES[..] };
+            let names = |kind: &str, batch: usize| row_name(&format!("{kind}{six}/{size}"), batch);
+            if !batches
+                .iter()
+                .any(|batch| is_wanted(&names("port", *batch)) || is_wanted(&names("full", *batch)))
+            {
                 continue;
             }
-            let measure = if kind == "miss" { misses } else { hits };
-            rows.push(measure(name, &packets, batch, &rows));
+            let packets = to_services(v6, &scale, flows);
+            for batch in batches {
+                let (port, full) = (names("port", *batch), names("full", *batch));
+                if is_wanted(&port) || is_wanted(&full) {
+                    rows.push(alone(port, &packets, *batch));
+                }
+                if is_wanted(&full) {
+                    rows.push(hits(full, &scale, &packets, *batch, &rows));
+                }
+            }
+        }
+        for batch in BATCHES {
+            let name = row_name(&format!("forward{six}/16k"), batch);
+            if is_wanted(&name) {
+                rows.push(hits(name, &SMALL, &to_neighbour(v6, 16 << 10), batch, &rows));
+            }
+        }
+        for batch in BATCHES {
+            let name = row_name(&format!("miss{six}/16k"), batch);
+            if is_wanted(&name) {
+                rows.push(misses(name, &to_services(v6, &LARGE, 16 << 10), batch, &rows));
+            }
         }
     }
+    if is_wanted("flood/4m") {
+        rows.push(flood("flood/4m".into()));
+    }
     print(&rows);
+    let maglev = is_wanted("maglev").then(maglev);
+    if let Some(micros) = maglev {
+        println!("\nmaglev/65537x1000: a table of 65,537 places for 1,000 backends in {micros:.0} µs");
+    }
     if wanted.is_empty() {
-        write(&rows);
+        write(&rows, maglev);
     }
 }
 
-fn alone(name: String, packets: &Arc<[Packet]>, batch: usize) -> Row {
-    let mut bare = Bare::new(packets, batch);
-    row(name, packets.len(), None, || bare.pass())
+fn row_name(row: &str, batch: usize) -> String {
+    if batch == BATCHES[0] { row.into() } else { format!("{row}/{batch}") }
 }
 
-fn hits(name: String, packets: &Arc<[Packet]>, batch: usize, rows: &[Row]) -> Row {
-    let mut rig = Rig::new(packets, batch);
+fn to_services(v6: bool, scale: &Scale, flows: usize) -> Packets {
+    if v6 {
+        cluster::to_services_v6(scale, flows)
+    } else {
+        Packets::Short(cluster::to_services_of(scale, flows))
+    }
+}
+
+fn to_neighbour(v6: bool, flows: usize) -> Packets {
+    if v6 { cluster::to_neighbour_v6(flows) } else { Packets::Short(cluster::to_neighbour(flows)) }
+}
+
+fn alone(name: String, packets: &Packets, batch: usize) -> Row {
+    let mut bare = Bare::new(packets, batch);
+    row(name, packets.count(), None, || bare.pass())
+}
+
+fn hits(name: String, scale: &Scale, packets: &Packets, batch: usize, rows: &[Row]) -> Row {
+    let mut rig = Rig::of(cluster::snapshot_of(scale), packets, batch);
     rig.pass();
     let (_, judged) = rig.hits_and_misses();
     let port = port_of(&name, rows);
-    let row = row(name, packets.len(), port, || rig.pass());
+    let row = row(name, packets.count(), port, || rig.pass());
     assert_eq!(rig.hits_and_misses().1, judged, "every packet was a hit");
     row
 }
 
-fn misses(name: String, packets: &Arc<[Packet]>, batch: usize, rows: &[Row]) -> Row {
-    let mut rig = Rig::new(packets, batch);
+fn misses(name: String, packets: &Packets, batch: usize, rows: &[Row]) -> Row {
+    let mut rig = Rig::of(cluster::snapshot_of(&LARGE), packets, batch);
     let port = port_of(&name, rows);
-    let row = row(name, packets.len() * 4, port, || {
+    let row = row(name, packets.count() * 4, port, || {
         rig.forget();
         rig.pass()
     });
@@ -91,19 +139,44 @@ fn misses(name: String, packets: &Arc<[Packet]>, batch: usize, rows: &[Row]) -> 
     row
 }
 
+/// New flows by the million into a table that holds a quarter of them, beside flows that both ends speak in.
+fn flood(name: String) -> Row {
+    let mut flood = Flood::new();
+    let row = row(name, flood.attempts(), None, || flood.pass());
+    flood.assert_established();
+    row
+}
+
 /// The ports' own cost for the flows and batch of a row.
 fn port_of(name: &str, rows: &[Row]) -> Option<f64> {
-    let (_, rest) = name.split_once('/')?;
-    rows.iter().find(|row| row.name == format!("port/{rest}")).map(|row| row.cycles)
+    let (kind, rest) = name.split_once('/')?;
+    let six = if kind.ends_with('6') { "6" } else { "" };
+    rows.iter().find(|row| row.name == format!("port{six}/{rest}")).map(|row| row.cycles)
 }
 
 /// `flows` weighs a pass: the more, the fewer.
 fn row(name: String, flows: usize, port: Option<f64>, mut pass: impl FnMut() -> Cost) -> Row {
     pass();
-    let costs: Vec<Cost> = (0..PASSES.max(PACKETS / flows)).map(|_| pass()).collect();
+    let passes = if flows > PACKETS / PASSES { PASSES / 3 } else { PACKETS / flows };
+    let costs: Vec<Cost> = (0..passes).map(|_| pass()).collect();
     let cycles = median(costs.iter().map(Cost::cycles_a_packet));
     let ns = median(costs.iter().map(Cost::ns_a_packet));
     Row { name, cycles, ns, port }
+}
+
+/// Microseconds that the table of a Service takes with the most backends that the paper speaks of (Eisenbud et al.,
+/// NSDI 2016, section 5.3: 65,537 places, 1,000 backends).
+fn maglev() -> f64 {
+    let member = |number: u16| {
+        let address = Ipv4Addr::new(10, 2, (number >> 8) as u8, number as u8);
+        Member { address: SocketAddr::new(IpAddr::from(address), 8080), weight: 1 }
+    };
+    let members: Vec<Member> = (0..1000).map(member).collect();
+    median((0..PASSES).map(|_| {
+        let start = Instant::now();
+        std::hint::black_box(Maglev::with_size(&members, 65_537));
+        start.elapsed().as_secs_f64() * 1e6
+    }))
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -121,10 +194,10 @@ fn print(rows: &[Row]) {
 }
 
 /// To `target/bench/summary.json`.
-fn write(rows: &[Row]) {
-    let value = |row: &Row, value: f64, unit: &str| json!({"row": row.name, "value": value, "unit": unit});
-    let both = |row: &Row| [value(row, row.cycles, "cycles/packet"), value(row, row.ns, "ns/packet")];
-    let values: Vec<_> = rows.iter().flat_map(both).collect();
+fn write(rows: &[Row], maglev: Option<f64>) {
+    let value = |row: &Row| json!({"row": row.name, "value": row.cycles, "unit": "cycles/packet", "ns": row.ns, "port_cycles": row.port});
+    let mut values: Vec<_> = rows.iter().map(value).collect();
+    values.extend(maglev.map(|micros| json!({"row": "maglev/65537x1000_us", "value": micros, "unit": "us"})));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
     std::fs::create_dir_all(&folder).expect("the folder target/bench");
     let file = folder.join("summary.json");

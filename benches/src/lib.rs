@@ -8,6 +8,7 @@
 //!
 //! * [`cluster`]: the state that is judged by: one client here, Services with their backends on other nodes.
 //! * [`replay`]: [`replay::ReplayPort`]: receives from a prepared list, sends into nothing.
+//! * [`flood`]: SYNs by the million beside flows that both ends speak in.
 //! * [`memif`]: a whole worker between two memifs, against DPDK's testpmd (`make bench-memif`).
 //! * [`rig`]: a whole worker between such ports, and the same ports without a worker.
 //!
@@ -17,6 +18,7 @@
 #![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
 
 pub mod cluster;
+pub mod flood;
 pub mod memif;
 pub mod replay;
 pub mod rig;

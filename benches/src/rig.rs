@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use afxdp_driver::{Batch, FramePool, HugePages, PacketIo, cpu};
 use dataplane::counters::WorkerCounters;
 use dataplane::crossing;
-use dataplane::flow::FlowTables;
+use dataplane::flow::{FlowTables, Table};
 use dataplane::messages::{Command, Event, PortCells};
 use dataplane::publish::Publication;
+use dataplane::snapshot::Snapshot;
 use dataplane::worker::{IdlePolicy, Now, Parts, Worker, WorkerConfig};
 
 use crate::cluster::{self, CLIENT_PORT, PORTS};
-use crate::replay::{Packet, ReplayPort};
+use crate::replay::{Packets, ReplayPort};
 
 /// Chunks of packet memory: as many as a port's rings hold.
 const CHUNKS: usize = 4096;
@@ -64,18 +65,30 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A worker with batches of `batch`, which knows no flow yet.
-    pub fn new(packets: &Arc<[Packet]>, batch: usize) -> Self {
-        let publication = Publication::new(cluster::snapshot(), 1);
+    /// A worker of the small cluster with batches of `batch`, which knows no flow yet.
+    pub fn new(packets: impl Into<Packets>, batch: usize) -> Self {
+        Rig::of(cluster::snapshot(), packets, batch)
+    }
+
+    /// A worker that judges by `snapshot`, with batches of `batch`, which knows no flow yet.
+    pub fn of(snapshot: Snapshot, packets: impl Into<Packets>, batch: usize) -> Self {
+        let packets = packets.into();
         // Two entries a flow: a quarter full.
-        let entries = packets.len() * 8;
-        let flows = FlowTables::new(entries, 16, HugePages::Prefer, SEED).expect("memory for flows");
+        let entries = packets.count() * 8;
+        Rig::with_room(snapshot, packets, batch, entries)
+    }
+
+    /// As [`of`](Self::of), with so many entries in the flow table of the packets' family.
+    pub fn with_room(snapshot: Snapshot, packets: Packets, batch: usize, entries: usize) -> Self {
+        let publication = Publication::new(snapshot, 1);
+        let (v4, v6) = if matches!(packets, Packets::Short(_)) { (entries, 16) } else { (16, entries) };
+        let flows = FlowTables::new(v4, v6, HugePages::Prefer, SEED).expect("memory for flows");
         let (flows, counters) = (Arc::new(flows), Arc::<WorkerCounters>::default());
         let (commands, obeyed) = crossbeam::channel::bounded(PORTS);
         let (events, told) = crossbeam::channel::bounded(1024);
         let mut links = crossing::links(1, 1).expect("an event descriptor");
         for port in 0..PORTS as u16 {
-            let own = if port == CLIENT_PORT { Arc::clone(packets) } else { Arc::new([]) };
+            let own = if port == CLIENT_PORT { packets.clone() } else { Packets::Short(Arc::new([])) };
             let attach = Command::Attach {
                 port,
                 io: Box::new(ReplayPort::new(own)),
@@ -98,7 +111,7 @@ impl Rig {
             worker,
             flows,
             counters,
-            packets: packets.len(),
+            packets: packets.count(),
             now: Now { seconds: 1, nanos: 0 },
             _control: (commands, told),
         }
@@ -106,7 +119,12 @@ impl Rig {
 
     /// Every packet once.
     pub fn pass(&mut self) -> Cost {
-        let (worker, packets, now) = (&mut self.worker, self.packets, self.now);
+        self.take(self.packets)
+    }
+
+    /// The next packets, whole batches of them.
+    pub fn take(&mut self, packets: usize) -> Cost {
+        let (worker, now) = (&mut self.worker, self.now);
         Cost::of(|| {
             let mut taken = 0;
             while taken < packets {
@@ -116,11 +134,20 @@ impl Rig {
         })
     }
 
+    /// The flow tables.
+    pub fn flows(&self) -> &FlowTables {
+        &self.flows
+    }
+
+    /// The second that the flows are touched in.
+    pub fn second(&self) -> u32 {
+        self.now.seconds
+    }
+
     /// Forgets all flows.
     pub fn forget(&mut self) {
-        for slot in 0..self.flows.v4.capacity() as u32 {
-            self.flows.v4.remove(slot);
-        }
+        forget(&self.flows.v4);
+        forget(&self.flows.v6);
     }
 
     /// Packets that were found in the table, and that were judged. Panics where any packet did not leave.
@@ -129,6 +156,10 @@ impl Rig {
         assert_eq!(counters.rx.read(), counters.tx.read(), "a packet did not leave: {counters:?}");
         (counters.flow_hits.read(), counters.flow_misses.read())
     }
+}
+
+fn forget<const WORDS: usize>(table: &Table<WORDS>) {
+    (0..table.capacity() as u32).for_each(|slot| table.remove(slot));
 }
 
 /// The same ports without a worker: receive, free.
@@ -143,13 +174,14 @@ pub struct Bare {
 
 impl Bare {
     /// Batches of `batch`.
-    pub fn new(packets: &Arc<[Packet]>, batch: usize) -> Self {
+    pub fn new(packets: impl Into<Packets>, batch: usize) -> Self {
+        let packets = packets.into();
         Bare {
-            port: ReplayPort::new(Arc::clone(packets)),
+            packets: packets.count(),
+            port: ReplayPort::new(packets),
             pool: FramePool::anonymous(CHUNKS, HugePages::Prefer).expect("packet memory"),
             batch: Batch::new(),
             most: batch,
-            packets: packets.len(),
         }
     }
 
