@@ -118,8 +118,7 @@ pub fn intent_of(scale: &Scale) -> Intent {
         host_network: false,
         identity,
     };
-    let pairs =
-        || (0..scale.services).flat_map(|service| (0..BACKENDS).map(move |backend| (service, backend)));
+    let pairs = || (0..scale.services).flat_map(|service| (0..BACKENDS).map(move |backend| (service, backend)));
     let mut endpoints = vec![
         endpoint("client".into(), 1, CLIENT, CLIENT_V6, CLIENTS),
         endpoint("neighbour".into(), 1, NEIGHBOUR, NEIGHBOUR_V6, OTHERS),
@@ -155,12 +154,8 @@ pub fn intent_of(scale: &Scale) -> Intent {
         identities,
         endpoints,
         policies,
-        services: (0..scale.services)
-            .flat_map(|number| [service(number, false), service(number, true)])
-            .collect(),
-        service_ranges: ["10.96.0.0/12", "fd00:96::/64"]
-            .map(|range| range.parse().expect("a prefix"))
-            .to_vec(),
+        services: (0..scale.services).flat_map(|number| [service(number, false), service(number, true)]).collect(),
+        service_ranges: ["10.96.0.0/12", "fd00:96::/64"].map(|range| range.parse().expect("a prefix")).to_vec(),
     }
 }
 

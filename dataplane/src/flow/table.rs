@@ -136,8 +136,7 @@ impl<const WORDS: usize> Table<WORDS> {
     /// Whether a line has this word of ports.
     #[inline(always)]
     pub(crate) fn bears(&self, slot: u32, ports: u64) -> bool {
-        self.line(slot as usize)
-            .is_some_and(|line| line[4 + address_words::<WORDS>()].load(Ordering::Relaxed) == ports)
+        self.line(slot as usize).is_some_and(|line| line[4 + address_words::<WORDS>()].load(Ordering::Relaxed) == ports)
     }
 
     /// What a line says, where it answers for the packet, as of `epoch`, and nobody is writing to it.
