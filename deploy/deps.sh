@@ -4,7 +4,8 @@
 #   deploy/deps.sh build   what compiling needs
 #   deploy/deps.sh lab     what the demo and the tests in network namespaces need
 #   deploy/deps.sh bounds  what `make bounds` counts with
-#   deploy/deps.sh peers   the other parties of `make bench-peers`
+#   deploy/deps.sh dpdk    testpmd: the other end of the memif tests and of `make bench-memif`, a party of `make bench-peers`
+#   deploy/deps.sh ovs     Open vSwitch, another party of `make bench-peers`
 set -euo pipefail
 
 # A package and a file that proves it is there: asking dpkg would miss what came another way.
@@ -15,9 +16,10 @@ build=(
 )
 lab=("iproute2:ip" "ethtool:ethtool" "nftables:nft" "util-linux:setpriv" "procps:sysctl")
 bounds=("valgrind:valgrind")
-peers=(
+ovs=("openvswitch-switch:/usr/lib/openvswitch-switch/ovs-vswitchd")
+dpdk=(
   "dpdk-dev:dpdk-testpmd" "librte-net-af-xdp23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_xdp.so.23"
-  "openvswitch-switch:/usr/lib/openvswitch-switch/ovs-vswitchd"
+  "librte-net-memif23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_memif.so.23"
 )
 
 present() {

@@ -12,6 +12,7 @@
 //! * [`paced`]: a port on which packets arrive by the clock, and what became of them.
 //! * [`load`]: a worker thread under such a load, and the thread that replaces its tables.
 //! * [`flood`]: SYNs by the million beside flows that both ends speak in.
+//! * [`memif`]: a whole worker between two memifs, against DPDK's testpmd (`make bench-memif`).
 //! * [`rig`]: a whole worker between such ports, and the same ports without a worker.
 //!
 //! `benches/stages.rs` measures single stages by criterion, `benches/pipeline.rs` the whole turn in ns and in TSC cycles a packet.
@@ -24,6 +25,7 @@ pub mod cluster;
 pub mod flood;
 pub mod large;
 pub mod load;
+pub mod memif;
 pub mod paced;
 pub mod replay;
 pub mod rig;

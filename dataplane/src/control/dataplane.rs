@@ -21,7 +21,7 @@ use tokio::task::spawn_blocking;
 
 use super::explain;
 use super::history::{History, rule_text};
-use super::ports::{self, Attached, Reservation};
+use super::ports::{self, Attached, PortKind, Reservation};
 use super::refusal::{conflict, not_compiled, refuse, stopped};
 use super::request::{Answer, Request};
 use super::watch;
@@ -86,6 +86,23 @@ impl Handle {
         let generation = tables.generation;
         let answer = self.ask(|answer| Request::Apply { tables, began, answer }).await.flatten();
         (self.shared.publication.load().tables.generation == generation, answer)
+    }
+
+    /// Adds a port of whatever kind.
+    pub(super) async fn add(&self, request: AddPort, kind: PortKind) -> Result<PortInfo, Refusal> {
+        check_request(&request)?;
+        let reservation = self.ask(|answer| Request::Reserve { request, kind, answer }).await??;
+        let port = reservation.port;
+        match self.attach(reservation).await {
+            Ok(attached) => {
+                self.ask(|answer| Request::Serve { port, attached: Box::new(attached), answer }).await?
+            }
+            Err(refusal) => {
+                // Where the control thread has ended there is no number to give back.
+                let _ = self.shared.requests.send(Request::Release(port));
+                Err(refusal)
+            }
+        }
     }
 
     async fn attach(&self, reservation: Reservation) -> Result<Attached, Refusal> {
@@ -178,19 +195,7 @@ impl Dataplane for Handle {
     }
 
     async fn add_port(&self, request: AddPort) -> Result<PortInfo, Refusal> {
-        check_request(&request)?;
-        let reservation = self.ask(|answer| Request::Reserve { request, answer }).await??;
-        let port = reservation.port;
-        match self.attach(reservation).await {
-            Ok(attached) => {
-                self.ask(|answer| Request::Serve { port, attached: Box::new(attached), answer }).await?
-            }
-            Err(refusal) => {
-                // Where the control thread has ended there is no number to give back.
-                let _ = self.shared.requests.send(Request::Release(port));
-                Err(refusal)
-            }
-        }
+        self.add(request, PortKind::Device).await
     }
 
     async fn remove_port(&self, device: String) -> Result<(), Refusal> {

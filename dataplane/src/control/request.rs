@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use afxdp_driver::xdp::ClosedPort;
+use afxdp_driver::Ended;
 use agent_api::contract::{AddPort, Applied, DropEvent, PortInfo, PortStats, Refusal};
 use policy_compiler::tables::Tables;
 use tokio::sync::{broadcast, oneshot};
 
 use super::neighbours::News;
-use super::ports::{Attached, Reservation};
+use super::ports::{Attached, PortKind, Reservation};
 use crate::snapshot::PortIndex;
 
 /// Where an answer goes. Whoever has stopped waiting misses it; what was asked is done all the same.
@@ -29,7 +29,7 @@ pub(super) enum Request {
     /// What each worker has passed.
     Running(Answer<Running>),
     /// Take a port number.
-    Reserve { request: AddPort, answer: Answer<Result<Reservation, Refusal>> },
+    Reserve { request: AddPort, kind: PortKind, answer: Answer<Result<Reservation, Refusal>> },
     /// Give a number back: the attachment failed.
     Release(PortIndex),
     /// Hand the attached device to its worker; answer when every worker knows it.
@@ -37,7 +37,7 @@ pub(super) enum Request {
     /// Detach; answer when the device is as it was found.
     Remove { device: String, answer: Answer<Result<(), Refusal>> },
     /// A port that its worker had handed back is closed.
-    Closed { port: PortIndex, closed: ClosedPort },
+    Closed { port: PortIndex, ended: Ended },
     /// The devices' names, by port number.
     Devices(Answer<BTreeMap<PortIndex, String>>),
     /// The ports.

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use afxdp_driver::{AfXdpPort, UmemHandle};
+use afxdp_driver::{AnyPort, UmemHandle};
 use agent_api::contract::{Applied, PortRole, Refusal, RefusalKind};
 use crossbeam::channel::{Receiver, Sender, select};
 use policy_compiler::tables::Tables;
@@ -45,7 +45,7 @@ const LEARN_PAUSE: Duration = Duration::from_secs(1);
 /// A worker, seen from here.
 #[derive(Debug)]
 pub(super) struct WorkerEnd {
-    pub(super) commands: Sender<Command<AfXdpPort>>,
+    pub(super) commands: Sender<Command<AnyPort>>,
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) counters: Arc<WorkerCounters>,
     /// What ports are attached to.
@@ -66,7 +66,7 @@ pub(super) struct ControlParts {
     pub(super) requests: Receiver<Request>,
     /// For its own helpers' answers.
     pub(super) own_requests: Sender<Request>,
-    pub(super) events: Receiver<Event<AfXdpPort>>,
+    pub(super) events: Receiver<Event<AnyPort>>,
     pub(super) asks: UnboundedSender<Ask>,
     pub(super) start: Instant,
 }
@@ -172,11 +172,11 @@ impl Control {
         match request {
             Request::Apply { tables, began, answer } => self.apply(tables, began, answer),
             Request::Running(answer) => drop(answer.send(self.running())),
-            Request::Reserve { request, answer } => drop(answer.send(self.reserve(request))),
+            Request::Reserve { request, kind, answer } => drop(answer.send(self.reserve(request, kind))),
             Request::Release(port) => self.free(port),
             Request::Serve { port, attached, answer } => self.serve(port, *attached, answer),
             Request::Remove { device, answer } => self.remove(&device, answer),
-            Request::Closed { port, closed } => self.closed(port, closed),
+            Request::Closed { port, ended } => self.closed(port, ended),
             Request::Devices(answer) => drop(answer.send(self.devices())),
             Request::Ports(answer) => drop(answer.send(self.port_infos())),
             Request::PortStats(answer) => {
@@ -201,7 +201,7 @@ impl Control {
         }
     }
 
-    fn hear(&mut self, event: Event<AfXdpPort>) {
+    fn hear(&mut self, event: Event<AnyPort>) {
         match event {
             Event::Detached { port, io } => self.close(port, io),
             Event::PeerMac { port, mac } => self.learn(port, mac),
@@ -361,7 +361,7 @@ impl Control {
     }
 
     /// Sends a command to the worker that serves a port.
-    pub(super) fn command_of(&self, port: PortIndex, command: Command<AfXdpPort>) {
+    pub(super) fn command_of(&self, port: PortIndex, command: Command<AnyPort>) {
         let worker = self.ports.get(port as usize).and_then(Option::as_ref).map(|port| port.worker);
         if let Some(worker) = worker.and_then(|worker| self.parts.workers.get(worker)) {
             // A worker that has ended serves no port.

@@ -226,8 +226,7 @@ impl PlainV6 {
         if payload as usize > frame_len - Self::L4 {
             return None;
         }
-        let tcp_flags =
-            plain_transport::<{ Self::L4 }, _>(head, protocol, payload as u32 + IPV6_LEN as u32)?;
+        let tcp_flags = plain_transport::<{ Self::L4 }, _>(head, protocol, payload as u32 + IPV6_LEN as u32)?;
         Some(PlainV6 { ip_len: payload.checked_add(IPV6_LEN as u16)?, hop_limit, protocol, tcp_flags })
     }
 }
