@@ -1,5 +1,7 @@
 //! Loom's atomics in the place of `dataplane::sync`.
 
+#![allow(clippy::unwrap_used, reason = "a poisoned lock fails the model")]
+
 pub(crate) use loom::hint::spin_loop;
 pub(crate) use loom::sync::Arc;
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
