@@ -5,6 +5,7 @@
 //! with loom's in that place. What is modelled and what is not: docs/testing.md.
 
 #![allow(dead_code, unreachable_pub, missing_docs)] // Of the two files, and of what they offer to others than these tests.
+#![allow(clippy::unwrap_used)] // Loom's lock, in the place of what cannot fail.
 
 #[path = "../src/flow/line.rs"]
 mod line;

@@ -5,7 +5,7 @@
 //!   line   = [ sequence, epoch │ answer │ partner, deltas │ activity │ key │ rewritten ]
 //! ```
 //!
-//! A line's first word is its lock (see [`line`](super::line)). The activity word stands outside of the lock: the flow's
+//! A line's first word is its lock (`line`). The activity word stands outside of the lock: the flow's
 //! worker writes it with each packet, and nothing is decided by it but age.
 //!
 //! A full pair of buckets makes room by a stated rule: what has timed out, else what is closed or denied, else the
