@@ -77,7 +77,7 @@ impl Changes {
     /// A Service with a backend less, or with all again.
     fn backend(&self, number: usize) -> Update {
         let mut service = self.services[number % self.services.len()].clone();
-        if number / self.services.len() % 2 == 0 {
+        if (number / self.services.len()).is_multiple_of(2) {
             service.backends.pop();
         }
         Update { services: vec![service], ..Update::default() }
@@ -86,7 +86,7 @@ impl Changes {
     /// A pod without its second address, or on no known node, or as it was.
     fn pod(&self, number: usize) -> Update {
         let mut endpoint = self.endpoints[number % self.endpoints.len()].clone();
-        if number / self.endpoints.len() % 2 == 0 {
+        if (number / self.endpoints.len()).is_multiple_of(2) {
             endpoint.node.clear();
         }
         Update { endpoints: vec![endpoint], ..Update::default() }
