@@ -39,7 +39,7 @@ pub trait PacketIo {
     fn close(self, pool: &mut FramePool);
 }
 
-/// Counters of one port, in packets and bytes (Ethernet header included, FCS not).
+/// Counters of one port, in packets and bytes (Ethernet header included, FCS not) unless they say otherwise.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct PortCounters {
     /// Frames handed to the caller of `receive`.
@@ -58,6 +58,9 @@ pub struct PortCounters {
     /// Frames taken by `send` which the kernel consumed and lost (`EBUSY`), for which a memif had no peer or the peer
     /// no buffer, or which are shorter than an Ethernet header and so none.
     pub tx_lost: u64,
+    /// TSC cycles inside the system calls that make the kernel send (see [`crate::cpu::cycles`]): the kernel's share of
+    /// the time. On a veth without threaded NAPI the receiver's work is in it.
+    pub kernel_cycles: u64,
     /// Frames that were in the transmit ring when the port was closed, or a memif's peer had gone, and never left.
     pub tx_discarded: u64,
 }

@@ -116,6 +116,8 @@ pub struct PortCells {
     pub tx_lost: Counter,
     /// Packets in the ring when the port was closed.
     pub tx_discarded: Counter,
+    /// TSC cycles inside the system calls that make the port send.
+    pub kernel_cycles: Counter,
 }
 
 impl PortCells {
@@ -129,5 +131,6 @@ impl PortCells {
         self.tx_bytes.set(counters.tx_bytes);
         self.tx_lost.set(counters.tx_lost);
         self.tx_discarded.set(counters.tx_discarded);
+        self.kernel_cycles.set(counters.kernel_cycles);
     }
 }

@@ -15,7 +15,7 @@
 //! * [`interrupt`]: SIGINT and SIGTERM leave nothing behind.
 //! * [`memif`]: DPDK's testpmd at the other end of a memif.
 //! * [`demo`]: what `make demo` shows; its chapters are the root tests' too.
-//! * [`mod@bench`]: penstockd against DPDK's testpmd on veth.
+//! * [`mod@bench`]: penstockd against DPDK, the kernel and Open vSwitch on veth.
 //!
 //! It is not for: packets of our own making (see `pktgen`), nor for anything that runs in production. Everything here
 //! needs root, except what its documentation says does not.

@@ -30,7 +30,7 @@ impl Control {
             None => self.ports.push(reserved),
         }
         let umem = self.parts.workers.get(worker).map(|worker| worker.umem.clone()).ok_or_else(stopped)?;
-        Ok(Reservation { port, request, kind, umem, settings: self.parts.port_settings })
+        Ok(Reservation { port, request, kind, umem, settings: self.parts.port_settings.clone() })
     }
 
     /// Neither the device nor what is behind it has a port.
@@ -79,19 +79,20 @@ impl Control {
         attached: Attached,
         answer: Answer<Result<PortInfo, Refusal>>,
     ) {
-        let Attached { io, mode, facts, offloads, gauges, steering } = attached;
+        let Attached { io, mode, facts, setup, gauges, steering } = attached;
         let ifindex = facts.ifindex;
         let Some(port) = self.port_mut(index) else {
             drop(answer.send(Err(stopped())));
             return;
         };
-        (port.mode, port.facts) = (mode, Some(facts));
-        (port.offloads, port.gauges, port.steering) = (offloads, gauges, steering);
+        (port.mode, port.facts, port.setup) = (mode, Some(facts), setup);
+        (port.gauges, port.steering) = (gauges, steering);
         port.phase = Phase::Serving;
         let (role, cells) = (port.request.role.clone(), port.cells.clone());
         if role == PortRole::Uplink {
-            let intent = self.intent.clone();
-            if let Err(refusal) = self.steer(&intent) {
+            // Another uplink's program may have been told before; this one was not.
+            self.steered = None;
+            if let Err(refusal) = self.steer(&self.tables.clone()) {
                 if let Some(port) = self.port_mut(index) {
                     port.phase = Phase::Leaving(Vec::new());
                 }
@@ -188,8 +189,8 @@ impl Control {
     pub(super) fn free(&mut self, index: PortIndex) {
         let Some(port) = self.ports.get_mut(index as usize).and_then(Option::take) else { return };
         let device = port.request.device;
-        if let Some(Err(error)) = port.offloads.map(afxdp_driver::device::Offloads::restore) {
-            tracing::warn!(device, %error, "an offload stays off");
+        if let Some(Err(error)) = port.setup.map(afxdp_driver::device::DeviceSetup::restore) {
+            tracing::warn!(device, %error, "the device is not what it was");
         }
         if let Phase::Leaving(waiting) = port.phase {
             tracing::info!(device, "port detached");

@@ -37,6 +37,8 @@ pub struct Config {
     pub workers: Workers,
     /// Packet memory.
     pub memory: Memory,
+    /// How devices are made ready.
+    pub devices: Devices,
     /// The flow tables.
     pub flows: Flows,
     /// The device towards the other nodes and the world.
@@ -89,6 +91,17 @@ pub struct Memory {
     /// Whether packet memory and flow tables lie in huge pages.
     #[serde(deserialize_with = "huge_pages")]
     pub huge_pages: HugePages,
+}
+
+/// `[devices]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Devices {
+    /// A veth without a queueing discipline gets one, and its port a send buffer for a whole ring: a receiver that is full
+    /// holds its sender up instead of losing packets.
+    pub queueing: bool,
+    /// The receive work at a veth's far end gets threads of its own on the CPUs that have no worker, where there are such.
+    pub threaded_napi: bool,
 }
 
 /// `[flows]`.
@@ -193,6 +206,7 @@ impl Default for Config {
             listen: None,
             workers: Workers::default(),
             memory: Memory::default(),
+            devices: Devices::default(),
             flows: Flows::default(),
             uplink: None,
             host: None,
@@ -226,6 +240,12 @@ impl Idle {
 impl Default for Memory {
     fn default() -> Self {
         Memory { chunks: 32768, ring: 2048, huge_pages: HugePages::Prefer }
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Devices { queueing: true, threaded_napi: true }
     }
 }
 

@@ -7,10 +7,11 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use afxdp_driver::device::DeviceFacts;
+use afxdp_driver::device::{self, DeviceFacts, SetupPlan};
 use afxdp_driver::memif::MemifHub;
 use afxdp_driver::umem::Anchor;
 use afxdp_driver::{AnyPort, FramePool, xdp};
@@ -63,6 +64,7 @@ pub async fn serve(config: Config) -> Result<()> {
         }
         stop.send_replace(true);
     });
+    restore_left(&config);
     let running = start(&config)?;
     let served = running.serve(&config, socket, stopping).await;
     signals.abort();
@@ -196,6 +198,7 @@ fn start(config: &Config) -> Result<Running> {
             .collect(),
         start,
         applying: tokio::sync::Mutex::default(),
+        compiler: std::sync::Mutex::default(),
     };
     let told = own_requests.clone();
     let parts = ControlParts {
@@ -324,7 +327,34 @@ fn port_settings(config: &Config) -> PortSettings {
         ring: config.memory.ring,
         mode: uplink.map(|uplink| uplink.mode).unwrap_or_default().into(),
         zero_copy,
+        setup: SetupPlan {
+            queueing: config.devices.queueing,
+            napi_cpus: if config.devices.threaded_napi { cpus_without_worker(config) } else { Vec::new() },
+            notes: Some(notes(config)),
+        },
     }
+}
+
+/// Where it is written down what was changed on devices: beside the socket, which is this penstockd's alone.
+fn notes(config: &Config) -> PathBuf {
+    config.socket.with_file_name("devices")
+}
+
+/// Makes devices what they were before a penstockd that was killed.
+fn restore_left(config: &Config) {
+    match device::restore_left(&notes(config)) {
+        Ok(devices) if devices.is_empty() => {}
+        Ok(devices) => tracing::info!(?devices, "restored what a run that was killed has left"),
+        Err(error) => {
+            tracing::warn!(%error, folder = %notes(config).display(), "reading what killed runs have left")
+        }
+    }
+}
+
+/// The CPUs of this process that no worker has.
+fn cpus_without_worker(config: &Config) -> Vec<usize> {
+    let all = core_affinity::get_core_ids().unwrap_or_default();
+    all.iter().map(|core| core.id).filter(|cpu| !config.workers.cores.contains(cpu)).collect()
 }
 
 /// Eight bytes that nobody can guess.

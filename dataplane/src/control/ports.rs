@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use afxdp_driver::device::{DeviceFacts, Offloads};
+use afxdp_driver::device::{DeviceFacts, DeviceSetup, SetupPlan};
 use afxdp_driver::memif::{MemifConfig, MemifHub, MemifStatus};
 use afxdp_driver::xdp::{self, DeviceProgram, StatsReader, Steering, XdpMode};
 use afxdp_driver::{AfXdpPort, AnyPort, AttachConfig, SteeringTable, UmemHandle};
@@ -25,7 +25,7 @@ use crate::snapshot::{Mac, PortIndex, Snapshot};
 pub(super) const MAX_MTU: u32 = 1700;
 
 /// How devices are attached.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct PortSettings {
     /// Entries of all rings, and chunks with the kernel.
     pub(super) ring: u32,
@@ -33,6 +33,8 @@ pub(super) struct PortSettings {
     pub(super) mode: XdpMode,
     /// For the uplink.
     pub(super) zero_copy: xdp::ZeroCopy,
+    /// How devices are made ready.
+    pub(super) setup: SetupPlan,
 }
 
 /// What a port is to be made of.
@@ -89,7 +91,8 @@ pub(super) struct Attached {
     /// How, in words.
     pub(super) mode: String,
     pub(super) facts: Facts,
-    pub(super) offloads: Option<Offloads>,
+    /// What has been changed on the device, to be undone.
+    pub(super) setup: Option<DeviceSetup>,
     pub(super) gauges: Option<Gauges>,
     pub(super) steering: Option<SteeringTable>,
 }
@@ -130,8 +133,8 @@ pub(super) struct Port {
     pub(super) cells: Arc<PortCells>,
     pub(super) gauges: Option<Gauges>,
     pub(super) steering: Option<SteeringTable>,
-    /// Switched on again when it is dropped, last.
-    pub(super) offloads: Option<Offloads>,
+    /// Undone when it is dropped, last.
+    pub(super) setup: Option<DeviceSetup>,
 }
 
 impl Port {
@@ -147,7 +150,7 @@ impl Port {
             cells: Arc::default(),
             gauges: None,
             steering: None,
-            offloads: None,
+            setup: None,
             request,
         }
     }
@@ -188,6 +191,7 @@ impl Port {
             ("rx_invalid".to_owned(), cells.rx_invalid.read()),
             ("tx_lost".to_owned(), cells.tx_lost.read()),
             ("tx_discarded".to_owned(), cells.tx_discarded.read()),
+            ("tx_kernel_cycles".to_owned(), cells.kernel_cycles.read()),
         ]);
         kernel.extend(self.gauges.iter().flat_map(Gauges::read));
         let pod = if let PortRole::Pod(pod) = &self.request.role { pod.clone() } else { String::new() };
@@ -261,7 +265,7 @@ fn open_memif(plan: &MemifPlan) -> Result<Attached, Refusal> {
         io: AnyPort::Memif(io),
         mode: format!("memif {}, id {} of {}", config.role, config.id, config.socket),
         facts: Facts { ifindex: None, mac: *mac, mtu: *mtu },
-        offloads: None,
+        setup: None,
         gauges: Some(Gauges::Memif(status)),
         steering: None,
     })
@@ -274,9 +278,11 @@ fn attach_device(reservation: &Reservation) -> Result<Attached, Refusal> {
     let facts = DeviceFacts::of(device)
         .map_err(|error| refuse(RefusalKind::NotFound, &object, "device", error.to_string()))?;
     usable(&facts)?;
-    let offloads = Offloads::disable(device)
+    let setup = DeviceSetup::apply(device, &settings.setup)
         .map_err(|error| refuse(RefusalKind::System, &object, "device", error.to_string()))?;
-    tracing::info!(device, offloads = %offloads.report(), "offloads");
+    let report = setup.report();
+    tracing::info!(device, setup = %report, "device set up");
+    report.omitted.iter().for_each(|omitted| tracing::warn!("{omitted}"));
     let uplink = request.role == PortRole::Uplink;
     let config = AttachConfig {
         rx_ring: settings.ring,
@@ -285,6 +291,7 @@ fn attach_device(reservation: &Reservation) -> Result<Attached, Refusal> {
         mode: if uplink { settings.mode } else { XdpMode::Auto },
         zero_copy: if uplink { settings.zero_copy } else { xdp::ZeroCopy::Never },
         steering: if uplink { Steering::Uplink } else { Steering::All },
+        holds_up: setup.holds_up(),
         ..AttachConfig::new(device)
     };
     let io = AfXdpPort::attach(&config, umem)
@@ -295,7 +302,7 @@ fn attach_device(reservation: &Reservation) -> Result<Attached, Refusal> {
     Ok(Attached {
         mode: io.mode().to_string(),
         facts: Facts { ifindex: Some(facts.ifindex), mac: facts.mac, mtu: facts.mtu },
-        offloads: Some(offloads),
+        setup: Some(setup),
         gauges: Gauges::of(&io),
         steering: io.steering(),
         io: AnyPort::Xdp(io),

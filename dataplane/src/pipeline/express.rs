@@ -53,7 +53,7 @@ impl Head {
         *self = Head {
             ports: if is_plain { item.key().ports } else { 0 },
             hash: item.hash,
-            slot: if parsed.v6 { flows.v6.expect(item.hash) } else { flows.v4.expect(item.hash) },
+            slot: if parsed.v6 { flows.v6.expect_new(item.hash) } else { flows.v4.expect_new(item.hash) },
             ip_len: parsed.ip_len,
             kind: Head::IS_READ | if parsed.v6 { Head::IPV6 } else { 0 },
         };
@@ -161,7 +161,7 @@ impl Lane {
         true
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn read_v6(&self, flows: &FlowTables, frame: &Frame, head: &mut Head) -> bool {
         let Some(bytes) = frame.first_chunk::<PLAIN_V6_LEN>() else { return false };
         let family = (self.expected[1] | Self::IPV6.0, self.mask[1] | Self::IPV6.1);
@@ -194,7 +194,12 @@ impl Lane {
 
     /// The way out that an entry says, where it says no more than that.
     #[inline(always)]
-    fn egress<'a, const A: usize>(&self, snapshot: &'a Snapshot, hit: &Hit<'_, A>, ip_len: u16) -> Option<&'a Egress> {
+    fn egress<'a, const A: usize>(
+        &self,
+        snapshot: &'a Snapshot,
+        hit: &Hit<'_, A>,
+        ip_len: u16,
+    ) -> Option<&'a Egress> {
         if (hit.flags().0 ^ self.flags) & Self::JUDGED != 0 {
             return None;
         }
@@ -256,7 +261,7 @@ impl Pipeline {
         Ok(())
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn express_v6(
         &mut self,
         turn: &mut Turn<'_>,
@@ -270,7 +275,13 @@ impl Pipeline {
     }
 
     #[inline(always)]
-    fn rewritten_v4<'a>(&self, turn: &Turn<'a>, lane: &Lane, head: &Head, frame: &mut Frame) -> Option<&'a Egress> {
+    fn rewritten_v4<'a>(
+        &self,
+        turn: &Turn<'a>,
+        lane: &Lane,
+        head: &Head,
+        frame: &mut Frame,
+    ) -> Option<&'a Egress> {
         let bytes = frame.first_chunk_mut::<PLAIN_V4_LEN>()?;
         let addresses = [u64::from_ne_bytes(chunk(bytes, 26))];
         let hit = self.flows.v4.hit(head.slot, &addresses, head.ports, turn.snapshot.epoch)?;
@@ -289,7 +300,13 @@ impl Pipeline {
     }
 
     #[inline(always)]
-    fn rewritten_v6<'a>(&self, turn: &Turn<'a>, lane: &Lane, head: &Head, frame: &mut Frame) -> Option<&'a Egress> {
+    fn rewritten_v6<'a>(
+        &self,
+        turn: &Turn<'a>,
+        lane: &Lane,
+        head: &Head,
+        frame: &mut Frame,
+    ) -> Option<&'a Egress> {
         let bytes = frame.first_chunk_mut::<PLAIN_V6_LEN>()?;
         let addresses = std::array::from_fn(|word| u64::from_ne_bytes(chunk(bytes, 22 + 8 * word)));
         let hit = self.flows.v6.hit::<4>(head.slot, &addresses, head.ports, turn.snapshot.epoch)?;
@@ -322,6 +339,7 @@ fn adjust_transport<const L4: usize, const LEN: usize>(bytes: &mut [u8; LEN], po
 #[inline(always)]
 fn finish<'a>(frame: &mut Frame, head: &Head, egress: &'a Egress, inside: Inside) -> Option<&'a Egress> {
     // Neither is refused: the bytes are there, and a chunk has room in front.
-    let done = frame.resize(ETHERNET_LEN + head.ip_len as usize) && rewrite::header_around(frame, egress, inside);
+    let done =
+        frame.resize(ETHERNET_LEN + head.ip_len as usize) && rewrite::header_around(frame, egress, inside);
     done.then_some(egress)
 }

@@ -226,8 +226,7 @@ impl PlainV6 {
         if payload as usize > frame_len - Self::L4 {
             return None;
         }
-        let tcp_flags =
-            plain_transport::<{ Self::L4 }, _>(head, protocol, payload as u32 + IPV6_LEN as u32)?;
+        let tcp_flags = plain_transport::<{ Self::L4 }, _>(head, protocol, payload as u32 + IPV6_LEN as u32)?;
         Some(PlainV6 { ip_len: payload.checked_add(IPV6_LEN as u16)?, hop_limit, protocol, tcp_flags })
     }
 }
@@ -265,7 +264,11 @@ fn parse_plain_v6(head: &[u8; PLAIN_V6_LEN], frame_len: usize) -> Option<Parsed>
 
 /// The flags of a TCP header, or 0 of a UDP header, at `L4`, where it fits into an IP packet of `ip_len` bytes.
 #[inline(always)]
-fn plain_transport<const L4: usize, const LEN: usize>(head: &[u8; LEN], protocol: u8, ip_len: u32) -> Option<u8> {
+fn plain_transport<const L4: usize, const LEN: usize>(
+    head: &[u8; LEN],
+    protocol: u8,
+    ip_len: u32,
+) -> Option<u8> {
     let fits = |length: u32| (L4 - ETHERNET_LEN) as u32 + length <= ip_len;
     if protocol == TCP {
         let length = (head[L4 + 12] >> 4) as u32 * 4;

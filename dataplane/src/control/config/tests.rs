@@ -33,6 +33,9 @@ fn a_full_file_is_read() {
         chunks = 8192
         ring = 1024
         huge_pages = "never"
+        [devices]
+        queueing = false
+        threaded_napi = false
         [flows]
         ipv4 = 1024
         ipv6 = 512
@@ -58,6 +61,7 @@ fn a_full_file_is_read() {
     assert_eq!(config.workers.cores, [1, 0]);
     assert_eq!(config.workers.idle.sleep(), Duration::ZERO);
     assert_eq!(config.uplink.map(|uplink| (uplink.device, uplink.mode)), Some(("eth0".into(), Mode::Native)));
+    assert!(!config.devices.queueing && !config.devices.threaded_napi);
     assert_eq!((config.socket_mode, config.memory.huge_pages), (0o600, HugePages::Never));
 }
 
@@ -75,6 +79,8 @@ fn each_error_names_its_field() {
         ("[memory]\nchunks = 1", "memory.chunks: "),
         ("[memory]\nring = 1000", "memory.ring: "),
         ("[memory]\nhuge_pages = \"yes\"", "huge_pages"),
+        ("[devices]\nqueueing = 1", "queueing"),
+        ("[devices]\nthreaded = true", "threaded"),
         ("[flows]\nipv6 = 0", "flows.ipv6: "),
         ("[uplink]\nmode = \"native\"", "device"),
         ("[uplink]\ndevice = \"a\"\nzero_copy = \"require\"", "uplink.zero_copy: "),
