@@ -4,7 +4,8 @@
 #   deploy/deps.sh build   what compiling needs
 #   deploy/deps.sh lab     what the demo and the tests in network namespaces need
 #   deploy/deps.sh bounds  what `make bounds` counts with
-#   deploy/deps.sh dpdk    the other party of `make bench-veth`
+#   deploy/deps.sh dpdk    testpmd: the other end of the memif tests and of `make bench-memif`, a party of `make bench-peers`
+#   deploy/deps.sh ovs     Open vSwitch, another party of `make bench-peers`
 set -euo pipefail
 
 # A package and a file that proves it is there: asking dpkg would miss what came another way.
@@ -13,9 +14,13 @@ build=(
   "pkg-config:pkg-config" "libelf-dev:/usr/include/libelf.h" "zlib1g-dev:/usr/include/zlib.h" "libpcap-dev:/usr/include/pcap/dlt.h"
   "protobuf-compiler:protoc" "libprotobuf-dev:/usr/include/google/protobuf/empty.proto"
 )
-lab=("iproute2:ip" "ethtool:ethtool" "util-linux:setpriv" "procps:sysctl")
+lab=("iproute2:ip" "ethtool:ethtool" "nftables:nft" "util-linux:setpriv" "procps:sysctl")
 bounds=("valgrind:valgrind")
-dpdk=("dpdk-dev:dpdk-testpmd" "librte-net-af-xdp23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_xdp.so.23")
+ovs=("openvswitch-switch:/usr/lib/openvswitch-switch/ovs-vswitchd")
+dpdk=(
+  "dpdk-dev:dpdk-testpmd" "librte-net-af-xdp23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_xdp.so.23"
+  "librte-net-memif23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_memif.so.23"
+)
 
 present() {
   case "$1" in
@@ -27,8 +32,8 @@ present() {
 missing=()
 for group in "$@"; do
   case "$group" in
-    build | lab | bounds | dpdk) declare -n packages="$group" ;;
-    *) echo "deps.sh: no group \"$group\": build, lab, bounds or dpdk" >&2; exit 2 ;;
+    build | lab | bounds | peers) declare -n packages="$group" ;;
+    *) echo "deps.sh: no group \"$group\": build, lab, bounds or peers" >&2; exit 2 ;;
   esac
   for entry in "${packages[@]}"; do
     present "${entry#*:}" || missing+=("${entry%%:*}")

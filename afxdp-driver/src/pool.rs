@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
-use crate::frame::{CHUNK_SIZE, Frame, HEADROOM};
+use crate::frame::{BATCH_SIZE, CHUNK_SIZE, Frame, HEADROOM};
 use crate::region::{HugePages, Region, RegionError};
 use crate::umem::{Anchor, UmemError, UmemHandle};
 use crate::xdp::ClosedPort;
@@ -26,10 +26,15 @@ pub enum PoolError {
 /// Chunks a pool holds at most: 8 GiB of packet memory.
 pub const MAX_CHUNKS: usize = 1 << 22;
 
+/// Chunks set aside for ports to come, at most: what arrives between attaching a port and its worker's first look at it.
+const RESERVE: usize = 1024;
+/// Of the whole pool, no more than this part is set aside.
+const RESERVED_PART: usize = 8;
+
 /// Where every chunk is: the pool law is `free + out + kernel = total`.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct PoolLedger {
-    /// Chunks in the pool's free list.
+    /// Chunks in the pool's free list, and those set aside for ports to come.
     pub free: usize,
     /// Chunks that live `Frame`s own (in batches, in rings between workers, or leaked).
     pub out: usize,
@@ -47,9 +52,11 @@ pub struct FramePool {
     base: NonNull<u8>,
     total: usize,
     free: Vec<u32>,
-    /// Chunks that ports have given to the kernel. What is neither free nor there, live `Frame`s own: so taking a frame
-    /// and freeing it count nothing.
+    /// Chunks that ports have given to the kernel. What is neither free nor set aside nor there, live `Frame`s own: so
+    /// taking a frame and freeing it count nothing.
     kernel: usize,
+    /// Chunks put into the UMEM's reserve, until they are drawn from it again or booked for a port that took them.
+    aside: usize,
     memory: ManuallyDrop<Memory>,
 }
 
@@ -94,7 +101,10 @@ impl FramePool {
 
     fn over(base: NonNull<u8>, chunks: usize, memory: Memory) -> Self {
         let free = (0..chunks as u32).rev().collect();
-        FramePool { base, total: chunks, free, kernel: 0, memory: ManuallyDrop::new(memory) }
+        let memory = ManuallyDrop::new(memory);
+        let mut pool = FramePool { base, total: chunks, free, kernel: 0, aside: 0, memory };
+        pool.restock();
+        pool
     }
 
     /// What AF_XDP ports of this pool are attached to; `None` for a pool in anonymous memory.
@@ -108,7 +118,7 @@ impl FramePool {
     /// Takes a free chunk as an empty frame with [`HEADROOM`] in front; `None` where all are in use.
     #[inline]
     pub fn alloc(&mut self) -> Option<Frame> {
-        let chunk = self.free.pop()?;
+        let chunk = self.take_free()?;
         Some(self.owner(chunk, HEADROOM, 0))
     }
 
@@ -134,13 +144,20 @@ impl FramePool {
             debug_assert!(false, "a closed port came to a pool that is not its own");
             return;
         }
+        self.book(closed.unbooked);
         self.kernel -= closed.chunks.len();
         self.free.extend(closed.chunks);
+        self.restock();
     }
 
     /// Where every chunk is.
     pub fn ledger(&self) -> PoolLedger {
-        PoolLedger { free: self.free.len(), out: self.out(), kernel: self.kernel, total: self.total }
+        PoolLedger {
+            free: self.free.len() + self.aside,
+            out: self.out(),
+            kernel: self.kernel,
+            total: self.total,
+        }
     }
 
     /// What backs the memory, for the operator: "huge pages (2 MiB)", or why not.
@@ -171,9 +188,46 @@ impl FramePool {
     /// Takes a free chunk to give to the kernel (fill ring).
     #[inline]
     pub(crate) fn take_chunk(&mut self) -> Option<u32> {
-        let chunk = self.free.pop()?;
+        let chunk = self.take_free()?;
         self.kernel += 1;
         Some(chunk)
+    }
+
+    /// Notes that a port has taken chunks out of the reserve and given them to the kernel.
+    pub(crate) fn book(&mut self, chunks: u32) {
+        self.aside -= chunks as usize;
+        self.kernel += chunks as usize;
+    }
+
+    /// Sets chunks aside for the next port, which takes them while it is attached. Locks: not for every packet.
+    pub(crate) fn restock(&mut self) {
+        if let Memory::Umem(handle) = &*self.memory {
+            let wanted = RESERVE.min(self.total / RESERVED_PART).saturating_sub(handle.reserved());
+            let from = self.free.len().saturating_sub(wanted);
+            self.aside += self.free.len() - from;
+            handle.deposit(self.free.drain(from..));
+        }
+    }
+
+    #[inline(always)]
+    fn take_free(&mut self) -> Option<u32> {
+        match self.free.pop() {
+            None => self.draw_reserve(),
+            taken => taken,
+        }
+    }
+
+    /// Need goes before the next port.
+    #[cold]
+    fn draw_reserve(&mut self) -> Option<u32> {
+        if self.aside > 0
+            && let Memory::Umem(handle) = &*self.memory
+        {
+            let drawn = handle.withdraw(BATCH_SIZE);
+            self.aside -= drawn.len();
+            self.free.extend(drawn);
+        }
+        self.free.pop()
     }
 
     /// Takes back a chunk that the kernel has given back (completion ring, closed port).
@@ -213,7 +267,7 @@ impl FramePool {
 
     /// Chunks owned by live `Frame`s.
     fn out(&self) -> usize {
-        self.total - self.free.len() - self.kernel
+        self.total - self.free.len() - self.aside - self.kernel
     }
 }
 

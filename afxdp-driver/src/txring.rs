@@ -152,5 +152,5 @@ impl Drop for TxRing {
 }
 
 fn mmap_offsets(socket: BorrowedFd<'_>) -> io::Result<xdp_mmap_offsets> {
-    crate::sockopt::read(socket, libc::XDP_MMAP_OFFSETS)
+    crate::sockopt::read(socket, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)
 }

@@ -9,7 +9,7 @@
 
 use std::num::NonZeroU32;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io, thread};
 
 use nix::sched::{CloneFlags, unshare};
@@ -61,6 +61,9 @@ struct Shared {
     base: NonNull<u8>,
     anchor: Anchor,
     backing: &'static str,
+    /// Free chunks that a port may take while it is attached, on a thread that does not have the pool: so the kernel has
+    /// memory to receive into before it has a program that makes it receive.
+    reserve: Mutex<Vec<u32>>,
 }
 
 /// The four rings of one socket on its own (device, queue).
@@ -122,7 +125,9 @@ impl UmemHandle {
             return Err(UmemError { chunks, operation: "mapping", source, hint: "" });
         };
         let descriptors = descriptors.into_boxed_slice();
-        let shared = Shared { _anchor_queues: anchor_queues, umem, descriptors, base, anchor, backing };
+        let reserve = Mutex::default();
+        let shared =
+            Shared { _anchor_queues: anchor_queues, umem, descriptors, base, anchor, backing, reserve };
         Ok(UmemHandle { shared: Arc::new(shared) })
     }
 
@@ -146,6 +151,28 @@ impl UmemHandle {
 
     pub(crate) fn is(&self, other: &UmemHandle) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Free chunks that are kept for ports to come.
+    pub(crate) fn reserved(&self) -> usize {
+        self.reserve().len()
+    }
+
+    /// Puts free chunks into the reserve: they are nobody else's from here on.
+    pub(crate) fn deposit(&self, chunks: impl IntoIterator<Item = u32>) {
+        self.reserve().extend(chunks);
+    }
+
+    /// Takes at most `most` chunks out of the reserve: they are the caller's.
+    pub(crate) fn withdraw(&self, most: usize) -> Vec<u32> {
+        let mut reserve = self.reserve();
+        let rest = reserve.len().saturating_sub(most);
+        reserve.split_off(rest)
+    }
+
+    fn reserve(&self) -> MutexGuard<'_, Vec<u32>> {
+        // Nothing that is done under the lock can leave half a change behind.
+        self.shared.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The descriptor of a chunk, for the fill ring.

@@ -387,8 +387,9 @@ fn what_cannot_be_attached_says_why_and_leaves_nothing() {
 fn an_empty_pool_starves_reception_visibly() {
     wired();
     let (mut pool, umem) = pool();
-    let mut port = AfXdpPort::attach(&config(NEAR), &umem).unwrap();
     let hoard: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
+    assert_eq!(hoard.len(), CHUNKS);
+    let mut port = AfXdpPort::attach(&config(NEAR), &umem).unwrap();
     assert_eq!(port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE), 0);
     Wire::open(FAR).send(&frame(60, 1));
     assert!(eventually(|| port.kernel_stats().unwrap().rx_fill_ring_empty_descs == 1));

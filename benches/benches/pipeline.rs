@@ -42,7 +42,8 @@ struct Row {
 }
 
 /// Flows of a row: how they are called, how many, and in which cluster.
-const SIZES: [(&str, usize, Scale); 3] = [("16k", 16 << 10, SMALL), ("1m", 1 << 20, SMALL), ("4m", 4 << 20, WIDE)];
+const SIZES: [(&str, usize, Scale); 3] =
+    [("16k", 16 << 10, SMALL), ("1m", 1 << 20, SMALL), ("4m", 4 << 20, WIDE)];
 
 fn main() {
     let wanted: Vec<String> =
@@ -53,7 +54,10 @@ fn main() {
         for (size, flows, scale) in SIZES {
             let batches = if size == "4m" { &BATCHES[..1] } else { &BATCHES[..] };
             let names = |kind: &str, batch: usize| row_name(&format!("{kind}{six}/{size}"), batch);
-            if !batches.iter().any(|batch| is_wanted(&names("port", *batch)) || is_wanted(&names("full", *batch))) {
+            if !batches
+                .iter()
+                .any(|batch| is_wanted(&names("port", *batch)) || is_wanted(&names("full", *batch)))
+            {
                 continue;
             }
             let packets = to_services(v6, &scale, flows);
@@ -191,9 +195,7 @@ fn print(rows: &[Row]) {
 
 /// To `target/bench/summary.json`.
 fn write(rows: &[Row], maglev: Option<f64>) {
-    let value = |row: &Row| {
-        json!({"row": row.name, "value": row.cycles, "unit": "cycles/packet", "ns": row.ns, "port_cycles": row.port})
-    };
+    let value = |row: &Row| json!({"row": row.name, "value": row.cycles, "unit": "cycles/packet", "ns": row.ns, "port_cycles": row.port});
     let mut values: Vec<_> = rows.iter().map(value).collect();
     values.extend(maglev.map(|micros| json!({"row": "maglev/65537x1000_us", "value": micros, "unit": "us"})));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");

@@ -47,6 +47,8 @@ pub struct WorkerCounters {
     pub busy_turns: Counter,
     /// TSC cycles in those turns.
     pub busy_cycles: Counter,
+    /// TSC cycles inside the system calls that make ports send: the kernel's share of them.
+    pub kernel_cycles: Counter,
     /// Times the worker slept.
     pub sleeps: Counter,
     /// Drop events that found the queue to the control thread full.
@@ -68,6 +70,7 @@ impl Default for WorkerCounters {
             flow_misses: Counter::default(),
             busy_turns: Counter::default(),
             busy_cycles: Counter::default(),
+            kernel_cycles: Counter::default(),
             sleeps: Counter::default(),
             events_lost: Counter::default(),
             chunks: std::array::from_fn(|_| Counter::default()),

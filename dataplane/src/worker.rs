@@ -143,8 +143,8 @@ impl<P: PacketIo> Worker<P> {
         for port in 0..self.ports.len() {
             taken += self.serve(port as PortIndex, now, renewed);
         }
-        self.flush();
-        self.close_turn(taken, began);
+        let in_kernel = self.flush();
+        self.close_turn(taken, began, in_kernel);
         taken
     }
 
@@ -219,21 +219,28 @@ impl<P: PacketIo> Worker<P> {
         taken
     }
 
-    /// Makes the kernel send, and takes completed frames home.
-    fn flush(&mut self) {
+    /// Makes the kernel send, and takes completed frames home. Answers with the cycles that ports have spent in the kernel
+    /// since the last flush.
+    fn flush(&mut self) -> u64 {
+        let mut in_kernel = 0;
         for (port, served) in self.ports.iter_mut().enumerate() {
             let Some(served) = served.as_mut().filter(|served| served.io.in_flight() > 0) else { continue };
-            if let Err(error) = served.io.flush(&mut self.pool)
+            let flushed = served.io.flush(&mut self.pool);
+            let cycles = served.io.counters().kernel_cycles;
+            in_kernel += cycles.wrapping_sub(served.cells.kernel_cycles.read());
+            served.cells.kernel_cycles.set(cycles);
+            if let Err(error) = flushed
                 && !std::mem::replace(&mut served.gone, true)
             {
                 let event = Event::PortGone { port: port as PortIndex, error: error.to_string() };
                 tell(&self.events, &self.counters, event);
             }
         }
+        in_kernel
     }
 
     /// Counters, notices: once a turn.
-    fn close_turn(&mut self, taken: usize, began: u64) {
+    fn close_turn(&mut self, taken: usize, began: u64, in_kernel: u64) {
         for notice in self.pipeline.notices() {
             let event = match notice {
                 Notice::PeerMac(port, mac) => Event::PeerMac { port, mac },
@@ -250,6 +257,7 @@ impl<P: PacketIo> Worker<P> {
             return;
         }
         self.counters.busy_turns.add(1);
+        self.counters.kernel_cycles.add(in_kernel);
         // A port that threw away all that it received took no packet: now and then all are looked at.
         let all = self.counters.busy_turns.read().is_multiple_of(256);
         for served in self.ports.iter_mut().flatten().filter(|served| served.moved || all) {

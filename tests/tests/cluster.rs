@@ -125,6 +125,22 @@ fn sigterm_leaves_the_machine_as_it_was_found() {
 }
 
 #[test]
+fn the_next_start_restores_what_a_killed_one_has_left() {
+    let mut cluster = Cluster::make(TAG, true).unwrap();
+    let before = surroundings(&cluster);
+    let manifests = cluster.manifests.clone();
+    cluster.node_a.start_penstockd().unwrap();
+    cluster.node_a.start_agent(&manifests).unwrap();
+    cluster.node_a.add_port(&cluster.web_a).unwrap();
+    cluster.node_a.kill_penstockd(Signal::SIGKILL).unwrap();
+    assert_ne!(surroundings(&cluster), before, "a kill leaves the devices as they are");
+    // Without the pod's port: what is restored is not only what it attaches itself.
+    cluster.node_a.start_penstockd().unwrap();
+    cluster.node_a.stop().unwrap();
+    assert_eq!(surroundings(&cluster), before);
+}
+
+#[test]
 fn what_is_bad_is_refused_by_name_and_what_runs_goes_on() {
     let stage = Stage::up(TAG, true).unwrap();
     let cluster = &stage.cluster;

@@ -7,17 +7,20 @@ const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
-/// A feature that a veth or NIC leaves undone in packets which XDP then sees.
+/// A feature of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Feature {
     TxChecksum,
     Tso,
     Gso,
+    Gro,
 }
 
 impl Feature {
-    /// In the order in which they are switched off. Checksumming last: without it the kernel holds the others off.
-    pub(crate) const ALL: [Feature; 3] = [Feature::Gso, Feature::Tso, Feature::TxChecksum];
+    /// What a veth or NIC leaves undone in packets which XDP then sees, in the order in which it is switched off. Checksumming last: without it the kernel holds the others off.
+    pub(crate) const UNDONE: [Feature; 3] = [Feature::Gso, Feature::Tso, Feature::TxChecksum];
+    /// All that are known here.
+    pub(crate) const ALL: [Feature; 4] = [Feature::Gso, Feature::Tso, Feature::TxChecksum, Feature::Gro];
 
     /// The word of `ethtool -K`.
     pub(crate) fn word(self) -> &'static str {
@@ -25,6 +28,7 @@ impl Feature {
             Feature::TxChecksum => "tx",
             Feature::Tso => "tso",
             Feature::Gso => "gso",
+            Feature::Gro => "gro",
         }
     }
 
@@ -34,6 +38,7 @@ impl Feature {
             Feature::TxChecksum => 0x16,
             Feature::Tso => 0x1e,
             Feature::Gso => 0x23,
+            Feature::Gro => 0x2b,
         }
     }
 }

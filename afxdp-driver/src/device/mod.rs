@@ -1,18 +1,30 @@
-//! Network devices: facts, and the offloads that an AF_XDP port cannot live with.
+//! Network devices: facts, and what is changed on them while a port is attached.
 //!
 //! A veth hands packets over with half-done checksums and several segments in one ("tx offload"), which a NIC would
-//! finish on the wire. XDP sees them before any wire: TCP over such a port is dead. [`Offloads::disable`] has
-//! checksums and segmentation done before the packet leaves the sender, at both ends where both can be reached, in
-//! whatever network namespace the far end is.
+//! finish on the wire. XDP sees them before any wire: TCP over such a port is dead. So checksums and segmentation are
+//! done before the packet leaves the sender, at both ends where both can be reached, in whatever network namespace the
+//! far end is.
+//!
+//! And a veth loses what its receiver has no room for, and does the receiver's work in the sender's time. So the sending
+//! end gets a queueing discipline, and the receiving one threads, where there are CPUs for them.
+//!
+//! * [`DeviceSetup`]: all of that done, and undone; [`restore_left`]: what killed runs have left.
+//! * [`DeviceFacts`]: what a device is.
 
+mod change;
+mod end;
 mod ethtool;
 mod namespace;
+mod napi;
 mod netlink;
-mod offload;
+mod note;
+mod queueing;
+mod setup;
 
 use std::io;
+use std::path::PathBuf;
 
-pub use offload::{OffloadReport, Offloads};
+pub use setup::{DeviceSetup, Omitted, SetupPlan, SetupReport, restore_left};
 
 /// Something about a device could not be learnt or changed.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +73,22 @@ pub enum DeviceError {
         reason: String,
         /// The command for a person to run, in the peer's namespace.
         command: String,
+    },
+    /// Another process has set the device up for itself.
+    #[error("device {device}: is in use by {holder}")]
+    Taken {
+        /// The device's name.
+        device: String,
+        /// Who it is: "process 4711".
+        holder: String,
+    },
+    /// What is changed on a device could not be written down for a later run.
+    #[error("{}: {source}", path.display())]
+    Note {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
 }
 

@@ -55,6 +55,10 @@ pub struct AttachConfig {
     pub zero_copy: ZeroCopy,
     /// Which packets go to userspace.
     pub steering: Steering,
+    /// The device stops its sender where its receiver is full (see
+    /// [`DeviceSetup::holds_up`](crate::device::DeviceSetup::holds_up)): the whole transmit ring may be on its way at a
+    /// time. Otherwise the socket's default send buffer is the limit: some 256 short frames, 93 long ones.
+    pub holds_up: bool,
     /// How long a device or queue that is busy is tried again.
     pub busy_retry: Duration,
 }
@@ -71,6 +75,7 @@ impl AttachConfig {
             mode: XdpMode::Auto,
             zero_copy: ZeroCopy::Auto,
             steering: Steering::All,
+            holds_up: false,
             busy_retry: Duration::from_secs(2),
         }
     }

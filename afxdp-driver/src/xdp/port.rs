@@ -14,10 +14,12 @@ use crate::held::Held;
 use crate::steering::SteeringTable;
 use crate::txring::TxRing;
 use crate::umem::{Anchor, Queues, UmemHandle, socket_config};
-use crate::{Batch, FramePool, PacketIo, PortCounters, PortError, holder, sockopt};
+use crate::{Batch, FramePool, PacketIo, PortCounters, PortError, cpu, holder, sockopt};
 
 /// What one `sendto` takes without `XDP_MAX_TX_SKB_BUDGET` (the kernel's `TX_BATCH_SIZE`).
 const KERNEL_TX_BATCH: u32 = 32;
+/// What the longest frame counts for in a send buffer: the next power of two above it, and the kernel's own part.
+const TRUESIZE: u32 = 4096 + 256;
 /// How long a closing port waits for frames that the kernel is still sending.
 const DRAIN: Duration = Duration::from_millis(50);
 /// Bytes of an Ethernet header: less is no frame.
@@ -37,6 +39,8 @@ pub struct AfXdpPort {
     /// Chunks that the kernel has to receive into, and how many it should have.
     filled: u32,
     fill_target: u32,
+    /// Of those, the ones that came from the pool's reserve without the pool's knowing yet.
+    unbooked: u32,
     /// Within a packet of several fragments, the last of which has not come.
     in_fragments: bool,
     scratch: Box<[FrameDesc; BATCH_SIZE]>,
@@ -70,7 +74,7 @@ pub struct XdpStats {
 
 impl XdpStats {
     fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
-        let stats: libc::xdp_statistics = sockopt::read(socket, libc::XDP_STATISTICS)?;
+        let stats: libc::xdp_statistics = sockopt::read(socket, libc::SOL_XDP, libc::XDP_STATISTICS)?;
         Ok(XdpStats {
             rx_dropped: stats.rx_dropped,
             rx_invalid_descs: stats.rx_invalid_descs,
@@ -106,6 +110,8 @@ impl StatsReader {
 pub struct ClosedPort {
     pub(crate) umem: UmemHandle,
     pub(crate) chunks: Vec<u32>,
+    /// Of those, the ones that came from the pool's reserve without the pool's knowing yet.
+    pub(crate) unbooked: u32,
     /// The port's counters at its end.
     pub counters: PortCounters,
 }
@@ -121,8 +127,14 @@ impl AfXdpPort {
         config.check()?;
         let program = DeviceProgram::load(&config.device, config.steering)?;
         let port = AfXdpPort::bind(config, umem, &program)?;
-        program.link(config.mode, config.busy_retry)?;
-        Ok(port.announced())
+        // Last, when the kernel has chunks to receive into: what arrives from here on is not lost.
+        match program.link(config.mode, config.busy_retry) {
+            Ok(()) => Ok(port.announced()),
+            Err(error) => {
+                umem.deposit(port.finish().chunks);
+                Err(error)
+            }
+        }
     }
 
     /// Binds a socket to one more queue of a device whose program is attached already
@@ -213,29 +225,44 @@ impl AfXdpPort {
         drop((sending, rx, fill));
         // 4. So all that it held is ours.
         chunks.extend(self.held.take_all());
-        ClosedPort { umem: self.umem, chunks, counters: self.counters }
+        ClosedPort { umem: self.umem, chunks, unbooked: self.unbooked, counters: self.counters }
     }
 
     fn bind(config: &AttachConfig, umem: &UmemHandle, program: &DeviceProgram) -> Result<Self, AttachError> {
-        let Queues { tx: socket, rx, fill, completion } = bind_queue(config, umem)?;
+        let Queues { tx: socket, rx, mut fill, completion } = bind_queue(config, umem)?;
         let failed = |operation| {
             let (device, queue) = (config.device.clone(), config.queue);
             move |source| AttachError::Socket { device, queue, operation, source }
         };
         let fd = raw_socket(&socket);
-        let options: u32 = sockopt::read(fd, libc::XDP_OPTIONS).map_err(failed("reading XDP_OPTIONS"))?;
+        let options: u32 =
+            sockopt::read(fd, libc::SOL_XDP, libc::XDP_OPTIONS).map_err(failed("reading XDP_OPTIONS"))?;
         let zero_copy = options & libc::XDP_OPTIONS_ZEROCOPY != 0;
         if config.zero_copy == ZeroCopy::Require && !zero_copy {
             let reason = "the kernel bound the socket in copy mode".into();
             return Err(AttachError::ZeroCopy { device: config.device.clone(), reason });
         }
-        let budget = match sockopt::write(fd, sockopt::XDP_MAX_TX_SKB_BUDGET, config.tx_ring) {
+        let budget = match sockopt::write(fd, libc::SOL_XDP, sockopt::XDP_MAX_TX_SKB_BUDGET, config.tx_ring) {
             Ok(()) => config.tx_ring,
             Err(_) => KERNEL_TX_BATCH, // before Linux 6.17
         };
+        if config.holds_up && budget != KERNEL_TX_BATCH {
+            // A kernel that knows the budget also holds the sender up. Whoever may attach may do this.
+            sockopt::write(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, config.tx_ring * TRUESIZE / 2)
+                .map_err(failed("raising the send buffer (SO_SNDBUFFORCE)"))?;
+        }
         let tx = TxRing::map(fd, config.tx_ring).map_err(failed("mapping the transmit ring"))?;
-        let slot =
-            program.insert(config.queue, fd).map_err(failed("entering the socket into the program's map"))?;
+        let mut held = Held::new(umem.chunks());
+        let filled = prefill(&mut fill, umem, &mut held, config.fill);
+        let slot = match program.insert(config.queue, fd) {
+            Ok(slot) => slot,
+            Err(source) => {
+                // Closed first: the kernel touches no chunk after that.
+                drop((tx, socket, rx, fill, completion));
+                umem.deposit(held.take_all());
+                return Err(failed("entering the socket into the program's map")(source));
+            }
+        };
         let sending = Sending {
             tx,
             socket,
@@ -250,9 +277,10 @@ impl AfXdpPort {
             mode: AttachMode { native: program.is_native(), zero_copy },
             counters: PortCounters::default(),
             umem: umem.clone(),
-            held: Held::new(umem.chunks()),
-            filled: 0,
+            held,
+            filled,
             fill_target: config.fill,
+            unbooked: filled,
             in_fragments: false,
             scratch: Box::new([FrameDesc::default(); BATCH_SIZE]),
             rings: Rings { slot, sending, rx, fill },
@@ -341,6 +369,10 @@ impl PacketIo for AfXdpPort {
             debug_assert!(false, "a port was given a pool that is not its own");
             return 0;
         }
+        if self.unbooked > 0 {
+            pool.book(std::mem::take(&mut self.unbooked));
+            pool.restock();
+        }
         let room = batch.remaining_capacity().min(most);
         // SAFETY: the descriptors are plain output; the ring is that of the UMEM the port was attached to.
         let count = unsafe { self.rings.rx.consume(&mut self.scratch[..room]) };
@@ -390,7 +422,9 @@ impl PacketIo for AfXdpPort {
         if sending.in_flight == 0 {
             return Ok(());
         }
+        let began = cpu::cycles();
         let kicked = sending.kick(&mut self.counters);
+        self.counters.kernel_cycles += cpu::cycles().wrapping_sub(began);
         sending.reap(&mut self.scratch, &self.umem, &mut self.held, |chunk| pool.return_chunk(chunk));
         kicked.map_err(|source| {
             let device = self.device.clone();
@@ -520,6 +554,18 @@ fn bind_queue(config: &AttachConfig, umem: &UmemHandle) -> Result<Queues, Attach
         }
         std::thread::sleep(RETRY_PAUSE);
     }
+}
+
+/// Gives the kernel chunks of the pool's reserve; returns how many. For a fresh fill ring.
+fn prefill(fill: &mut FillQueue, umem: &UmemHandle, held: &mut Held, target: u32) -> u32 {
+    let mut chunks = umem.withdraw(target as usize);
+    let descriptors: Vec<FrameDesc> = chunks.iter().map(|&chunk| umem.descriptor(chunk)).collect();
+    // SAFETY: each descriptor is of this UMEM, and its chunk was just taken from the reserve, so no frame, no free list
+    // and no other ring has it.
+    let produced = unsafe { fill.produce(&descriptors) };
+    umem.deposit(chunks.drain(produced.min(descriptors.len())..));
+    chunks.iter().for_each(|&chunk| held.insert(chunk));
+    chunks.len() as u32
 }
 
 /// The outer error is final, the inner one the kernel's.

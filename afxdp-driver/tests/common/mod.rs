@@ -42,9 +42,15 @@ pub fn ip(arguments: &str) {
 }
 
 pub fn run(command: &str) {
+    output(command);
+}
+
+/// What a command says.
+pub fn output(command: &str) -> String {
     let mut words = command.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Tries until `condition` holds; false after five seconds.

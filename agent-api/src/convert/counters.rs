@@ -42,6 +42,7 @@ impl From<WorkerStats> for proto::WorkerStats {
             flow_misses: stats.flow_misses,
             busy_turns: stats.busy_turns,
             busy_cycles: stats.busy_cycles,
+            kernel_cycles: stats.kernel_cycles,
             sleeps: stats.sleeps,
             chunks: Some(proto::Chunks { free, in_batches, with_kernel, total }),
         }
@@ -63,6 +64,7 @@ impl From<proto::WorkerStats> for WorkerStats {
             flow_misses: message.flow_misses,
             busy_turns: message.busy_turns,
             busy_cycles: message.busy_cycles,
+            kernel_cycles: message.kernel_cycles,
             sleeps: message.sleeps,
             chunks: [free, in_batches, with_kernel, total],
         }

@@ -4,6 +4,7 @@
 //! works; `docs/configuration.md` is the manual.
 
 mod check;
+mod port;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::snapshot::Mac;
 use crate::wire::vxlan;
 
 pub use check::ConfigError;
+pub use port::{ConfiguredPort, Memif, Secret};
 
 /// penstockd's configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,12 +37,17 @@ pub struct Config {
     pub workers: Workers,
     /// Packet memory.
     pub memory: Memory,
+    /// How devices are made ready.
+    pub devices: Devices,
     /// The flow tables.
     pub flows: Flows,
     /// The device towards the other nodes and the world.
     pub uplink: Option<Uplink>,
     /// The device towards this node's own network stack.
     pub host: Option<Host>,
+    /// `[[port]]`: ports that are no devices.
+    #[serde(rename = "port")]
+    pub ports: Vec<ConfiguredPort>,
     /// What pods have as their default gateway.
     pub gateway: Gateway,
     /// Masquerading.
@@ -84,6 +91,17 @@ pub struct Memory {
     /// Whether packet memory and flow tables lie in huge pages.
     #[serde(deserialize_with = "huge_pages")]
     pub huge_pages: HugePages,
+}
+
+/// `[devices]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Devices {
+    /// A veth without a queueing discipline gets one, and its port a send buffer for a whole ring: a receiver that is full
+    /// holds its sender up instead of losing packets.
+    pub queueing: bool,
+    /// The receive work at a veth's far end gets threads of its own on the CPUs that have no worker, where there are such.
+    pub threaded_napi: bool,
 }
 
 /// `[flows]`.
@@ -188,9 +206,11 @@ impl Default for Config {
             listen: None,
             workers: Workers::default(),
             memory: Memory::default(),
+            devices: Devices::default(),
             flows: Flows::default(),
             uplink: None,
             host: None,
+            ports: Vec::new(),
             gateway: Gateway::default(),
             snat: Snat::default(),
             overlay: Overlay::default(),
@@ -220,6 +240,12 @@ impl Idle {
 impl Default for Memory {
     fn default() -> Self {
         Memory { chunks: 32768, ring: 2048, huge_pages: HugePages::Prefer }
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Devices { queueing: true, threaded_napi: true }
     }
 }
 

@@ -7,12 +7,14 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use afxdp_driver::device::DeviceFacts;
+use afxdp_driver::device::{self, DeviceFacts, SetupPlan};
+use afxdp_driver::memif::MemifHub;
 use afxdp_driver::umem::Anchor;
-use afxdp_driver::{AfXdpPort, FramePool, xdp};
+use afxdp_driver::{AnyPort, FramePool, xdp};
 use agent_api::contract::{AddPort, Dataplane, PortRole};
 use agent_api::server::{self, ServerError, UnixSocket};
 use anyhow::{Context, Result};
@@ -21,11 +23,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::build::Settings;
-use super::config::{Config, ZeroCopy};
+use super::config::{Config, ConfiguredPort, ZeroCopy};
 use super::dataplane::{Handle, Shared};
 use super::history::History;
 use super::neighbours::{self, FixedGateways};
-use super::ports::PortSettings;
+use super::ports::{MemifPlan, PortKind, PortSettings};
 use super::request::Request;
 use super::thread::{Control, ControlParts, WorkerEnd};
 use crate::counters::WorkerCounters;
@@ -62,6 +64,7 @@ pub async fn serve(config: Config) -> Result<()> {
         }
         stop.send_replace(true);
     });
+    restore_left(&config);
     let running = start(&config)?;
     let served = running.serve(&config, socket, stopping).await;
     signals.abort();
@@ -85,6 +88,8 @@ async fn claim(config: &Config) -> Result<UnixSocket, ServerError> {
 /// Everything that has been started.
 struct Running {
     handle: Handle,
+    /// Where ports are memifs: it is needed until the last of them is closed.
+    memif: Option<Arc<MemifHub>>,
     control: std::thread::JoinHandle<()>,
 }
 
@@ -122,6 +127,23 @@ impl Running {
             let request = AddPort { device: device.clone(), role, peer_mac: None };
             self.handle.add_port(request).await.context(field)?;
         }
+        self.open_configured(&config.ports).await
+    }
+
+    /// Opens the ports that are no devices.
+    async fn open_configured(&self, ports: &[ConfiguredPort]) -> Result<()> {
+        let Some(hub) = &self.memif else { return Ok(()) };
+        for port in ports {
+            let role = PortRole::Pod(port.pod.clone());
+            let request = AddPort { device: port.name.clone(), role, peer_mac: port.peer_mac };
+            let plan = MemifPlan {
+                hub: Arc::clone(hub),
+                config: port.memif_config(),
+                mac: port.own_mac(),
+                mtu: port.mtu,
+            };
+            self.handle.add(request, PortKind::Memif(Arc::new(plan))).await.context("port")?;
+        }
         Ok(())
     }
 
@@ -138,6 +160,7 @@ impl Running {
 fn start(config: &Config) -> Result<Running> {
     let start = Instant::now();
     let seed = secret().context("/dev/urandom")?;
+    let memif = if config.ports.is_empty() { None } else { Some(Arc::new(MemifHub::start()?)) };
     let flows = FlowTables::new(config.flows.ipv4, config.flows.ipv6, config.memory.huge_pages, seed)
         .context("the flow tables (flows.ipv4, flows.ipv6)")?;
     let flows = Arc::new(flows);
@@ -175,6 +198,7 @@ fn start(config: &Config) -> Result<Running> {
             .collect(),
         start,
         applying: tokio::sync::Mutex::default(),
+        compiler: std::sync::Mutex::default(),
     };
     let told = own_requests.clone();
     let parts = ControlParts {
@@ -204,7 +228,7 @@ fn start(config: &Config) -> Result<Running> {
             tracing::error!(%error, "the kernel's routes and neighbours are not followed: no next hop will be found");
         }
     });
-    Ok(Running { handle: Handle::new(shared), control })
+    Ok(Running { handle: Handle::new(shared), memif, control })
 }
 
 /// What the workers are made of.
@@ -214,7 +238,7 @@ struct Workers<'a> {
     seed: u64,
     flows: &'a Arc<FlowTables>,
     publication: &'a Arc<Publication>,
-    events: channel::Sender<Event<AfXdpPort>>,
+    events: channel::Sender<Event<AnyPort>>,
 }
 
 impl Workers<'_> {
@@ -273,7 +297,7 @@ impl Workers<'_> {
             if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
                 tracing::warn!(worker = number, core, "the worker is not pinned to its CPU");
             }
-            Worker::<AfXdpPort>::new(parts).run();
+            Worker::<AnyPort>::new(parts).run();
         };
         let thread = std::thread::Builder::new().name(format!("penstock-w{number}")).spawn(run)?;
         Ok(WorkerEnd { commands, doorbell, counters, umem, uplink_only: alone && number == 0, thread })
@@ -303,7 +327,34 @@ fn port_settings(config: &Config) -> PortSettings {
         ring: config.memory.ring,
         mode: uplink.map(|uplink| uplink.mode).unwrap_or_default().into(),
         zero_copy,
+        setup: SetupPlan {
+            queueing: config.devices.queueing,
+            napi_cpus: if config.devices.threaded_napi { cpus_without_worker(config) } else { Vec::new() },
+            notes: Some(notes(config)),
+        },
     }
+}
+
+/// Where it is written down what was changed on devices: beside the socket, which is this penstockd's alone.
+fn notes(config: &Config) -> PathBuf {
+    config.socket.with_file_name("devices")
+}
+
+/// Makes devices what they were before a penstockd that was killed.
+fn restore_left(config: &Config) {
+    match device::restore_left(&notes(config)) {
+        Ok(devices) if devices.is_empty() => {}
+        Ok(devices) => tracing::info!(?devices, "restored what a run that was killed has left"),
+        Err(error) => {
+            tracing::warn!(%error, folder = %notes(config).display(), "reading what killed runs have left")
+        }
+    }
+}
+
+/// The CPUs of this process that no worker has.
+fn cpus_without_worker(config: &Config) -> Vec<usize> {
+    let all = core_affinity::get_core_ids().unwrap_or_default();
+    all.iter().map(|core| core.id).filter(|cpu| !config.workers.cores.contains(cpu)).collect()
 }
 
 /// Eight bytes that nobody can guess.

@@ -1,47 +1,56 @@
-//! What `make bench-veth` measures: one worker of penstockd with policy, Service and VXLAN on, against DPDK's testpmd
-//! doing nothing but MAC forwarding. In one run, on the same core, under the same generator, counted by the same counter.
+//! What `make bench-peers` measures: one worker of penstockd with policy, Service and VXLAN on, against what else one
+//! core can be given to: DPDK's testpmd, the kernel, Open vSwitch. In one run, on the same kind of links, on the same
+//! core, under the same generator, counted by the same counter.
 //!
 //! ```text
-//!   A   pktgen ─► eth0 ══ pod-web-a ─► penstockd: policy, Service, VXLAN ─► uplink ══ counted
-//!   B   pktgen ─► gen  ══ in0       ─► testpmd: MAC addresses            ─► out0   ══ counted
+//!   pktgen ─► eth0 ══ in0 ─► the party, on CPU 0 ─► out0 ══ far0: counted
+//!   (pktgen and what is behind far0: on the last CPU)
 //! ```
 //!
-//! `══` is a veth pair. Counted is what the far end of the way out has received, by its own statistics. A and B take
-//! turns; the medians are compared. Written to `target/bench/veth.json`.
+//! `══` is a veth pair. Counted is what the far end of the way out has received, by its own statistics. The parties take
+//! turns, a different one first in each round; medians are compared. Written to `target/bench/peers.json`, `.md`, `.svg`
+//! and `.png`.
+//!
+//! * `party`: what a party is and how a load is counted.   * `links`: the peers' topology.
+//! * `penstock`, `testpmd`, `kernel`, `ovs`: the parties.   * `machine`: what the machine does meanwhile.
+//! * `report`: what is written.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
-use serde::Serialize;
-use serde_json::Value;
+use clap::{Parser, ValueEnum};
 
 use crate::daemon::checkout;
-use crate::generator::Generator;
 use crate::interrupt;
-use crate::netns::Namespace;
 
+mod kernel;
+mod links;
+mod machine;
+mod ovs;
+mod party;
 mod penstock;
+mod report;
 mod testpmd;
+
+use party::{Load, Party, Round};
+use report::{Figures, Report};
 
 /// What tells the bench's namespaces from others.
 const TAG: &str = "bench";
-/// From the generator's start to the first reading: it attaches, flows are set up, caches are warm.
-const WARM_UP: Duration = Duration::from_secs(2);
-/// What a generator may need beyond its time.
-const MARGIN: Duration = Duration::from_secs(20);
-/// Bytes a frame, frame check sequence included: 60 as the kernel counts.
-const SIZE: usize = 64;
+/// Trials of a search for the rate without loss: it is then known to 1 in 256 of the highest.
+const TRIALS: usize = 8;
 
-/// Options of `bench-veth`.
+/// Options of `bench-peers`.
 #[derive(Debug, Parser)]
 #[command(
-    name = "bench-veth",
-    about = "One worker with all of it on against DPDK testpmd, on veth; needs root"
+    name = "bench-peers",
+    about = "One worker with all of it on against DPDK testpmd, the kernel and Open vSwitch, on veth; needs root"
 )]
 struct Options {
+    /// The peers to measure against; all of them unless given
+    #[arg(long, value_delimiter = ',', value_name = "PEER")]
+    only: Vec<Peer>,
     /// How often each party is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
@@ -51,198 +60,159 @@ struct Options {
     /// Flows of the load
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=50_000))]
     flows: u16,
+    /// Measure the highest rate without loss, too: some ten trials more a party
+    #[arg(long)]
+    loss_free: bool,
     /// Exit with 1 where penstockd forwards less than this many times what testpmd does
     #[arg(long, value_name = "RATIO")]
     at_least: Option<f64>,
 }
 
-/// One measurement.
-#[derive(Debug, Clone, Serialize)]
-struct Round {
-    /// Packets a second that have left.
-    pps: f64,
-    /// Packets a second that the generator has offered.
-    offered_pps: f64,
-    /// TSC cycles a packet in the worker's busy turns, where they are known.
-    cycles: Option<f64>,
+/// Whom penstockd is measured against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Peer {
+    /// DPDK testpmd by `net_af_xdp`: MAC addresses
+    Testpmd,
+    /// The kernel's IPv4 forwarding
+    Kernel,
+    /// The kernel with the same policy and Service in nftables, and its vxlan device
+    Nftables,
+    /// Open vSwitch in userspace by AF_XDP, with the same policy, Service and VXLAN
+    Ovs,
 }
 
-/// All measurements of one party.
-#[derive(Debug, Clone, Serialize)]
-struct Party {
-    name: &'static str,
-    median_pps: f64,
-    min_pps: f64,
-    max_pps: f64,
-    rounds: Vec<Round>,
+impl Peer {
+    fn up(self, tag: &str) -> Result<Box<dyn Party>> {
+        Ok(match self {
+            Peer::Testpmd => Box::new(testpmd::Rig::up(tag)?),
+            Peer::Kernel => Box::new(kernel::Rig::up(tag, kernel::Work::Forwarding)?),
+            Peer::Nftables => Box::new(kernel::Rig::up(tag, kernel::Work::PolicyServiceVxlan)?),
+            Peer::Ovs => Box::new(ovs::Rig::up(tag)?),
+        })
+    }
 }
 
-/// What is written.
-#[derive(Debug, Serialize)]
-struct Report {
-    schema: &'static str,
-    kernel: String,
-    cores: usize,
-    options: Value,
-    penstockd: Party,
-    testpmd: Party,
-    ratio: f64,
+impl Options {
+    fn peers(&self) -> &[Peer] {
+        if self.only.is_empty() { Peer::value_variants() } else { &self.only }
+    }
+
+    /// What a person would type for the same run, but for what only says when to fail.
+    fn command(&self) -> String {
+        let mut text = "bench-peers".to_owned();
+        let names = self.only.iter().filter_map(ValueEnum::to_possible_value);
+        let names: Vec<String> = names.map(|name| name.get_name().to_owned()).collect();
+        if !names.is_empty() {
+            text += &format!(" --only {}", names.join(","));
+        }
+        text += &format!(" --rounds {} --seconds {} --flows {}", self.rounds, self.seconds, self.flows);
+        if self.loss_free { text + " --loss-free" } else { text }
+    }
 }
 
 /// Runs the bench. Exit codes: 0 measured, 1 it could not be or `--at-least` is missed, 2 wrong arguments.
 pub fn main() -> ExitCode {
     let options = Options::parse();
+    if options.at_least.is_some() && !options.peers().contains(&Peer::Testpmd) {
+        crate::say("bench-peers: --at-least is about testpmd, which --only leaves out");
+        return ExitCode::from(2);
+    }
     match interrupt::watch(TAG).and_then(|()| measure(&options)) {
-        Ok(report) => {
-            let missed = options.at_least.is_some_and(|wanted| report.ratio < wanted);
-            ExitCode::from(u8::from(missed))
-        }
+        Ok(report) => ExitCode::from(u8::from(is_missed(&report, &options))),
         Err(error) => {
             interrupt::point();
-            crate::say(&format!("bench-veth: {error:#}"));
+            crate::say(&format!("bench-peers: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
+/// Lets penstockd, and the peers for which the tests' own packages are enough, forward a little. Each proves that it
+/// does what the bench says it does. Answers with a line for each.
+///
+/// # Errors
+/// When one does not forward, or not as it should.
+pub fn smoke(tag: &str) -> Result<Vec<String>> {
+    let load = Load { seconds: 0.3, warm_up: Duration::from_millis(500), flows: 16, core: last_core()? };
+    let mut parties = parties(tag, true, &[Peer::Kernel, Peer::Nftables])?;
+    let told = parties.iter_mut().map(|party| {
+        let round = party.round(&load).with_context(|| party.name())?;
+        Ok(format!("{}: {:.0} packets/s", party.name(), round.pps))
+    });
+    told.collect()
+}
+
 fn measure(options: &Options) -> Result<Report> {
-    let cores = std::thread::available_parallelism()?.get();
-    ensure!(cores >= 2, "one core for the worker, another for the generator: there is only one");
-    let penstock = penstock::Rig::up()?;
-    let testpmd = testpmd::Rig::up(cores - 1)?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for number in 1..=options.rounds {
-        ours.push(penstock.round(options, cores - 1)?);
-        theirs.push(testpmd.round(options, cores - 1)?);
-        if let (Some(ours), Some(theirs)) = (ours.last(), theirs.last()) {
-            let cycles =
-                ours.cycles.map_or(String::new(), |cycles| format!(" at {cycles:.0} cycles a packet"));
-            crate::say(&format!(
-                "round {number}: penstockd {:.0} packets/s{cycles}, testpmd {:.0} (offered {:.0} and {:.0})",
-                ours.pps, theirs.pps, ours.offered_pps, theirs.offered_pps
-            ));
+    let began = Instant::now();
+    let load = Load {
+        seconds: options.seconds as f64,
+        warm_up: party::WARM_UP,
+        flows: options.flows,
+        core: last_core()?,
+    };
+    let mut parties = parties(TAG, false, options.peers())?;
+    let mut rounds = vec![Vec::new(); parties.len()];
+    for number in 0..usize::from(options.rounds) {
+        for turn in 0..parties.len() {
+            // Whoever comes first in one round comes last in the next: a machine that slows down is unfair to all.
+            let place = (number + turn) % parties.len();
+            let (Some(party), Some(rounds)) = (parties.get_mut(place), rounds.get_mut(place)) else {
+                continue;
+            };
+            let round = party.round(&load).with_context(|| party.name())?;
+            crate::say(&format!("round {}: {:<10} {round}", number + 1, party.name()));
+            rounds.push(round);
         }
     }
-    let (ours, theirs) = (Party::of("penstockd", ours), Party::of("testpmd", theirs));
-    let report = Report {
-        schema: "penstock.bench-veth/1",
-        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-        cores,
-        options: serde_json::json!({
-            "rounds": options.rounds, "seconds": options.seconds, "flows": options.flows, "frame": SIZE,
-            "testpmd": testpmd.command(),
-        }),
-        ratio: ours.median_pps / theirs.median_pps,
-        penstockd: ours,
-        testpmd: theirs,
-    };
-    tell(&report);
-    let path = checkout().join("target/bench/veth.json");
-    write(&report, &path)?;
-    crate::say(&format!("written to {}", path.canonicalize()?.display()));
+    let mut figures = Vec::new();
+    for (party, rounds) in parties.iter_mut().zip(rounds) {
+        let loss_free =
+            if options.loss_free { Some(loss_free(party.as_mut(), &rounds, &load)?) } else { None };
+        figures.push(Figures::of(party.as_ref(), rounds, loss_free)?);
+    }
+    // Ours stand first in what is told.
+    figures.rotate_right(1);
+    let report = Report::of(figures, options, began.elapsed())?;
+    report.tell();
+    report.write(&checkout().join("target/bench"))?;
     Ok(report)
 }
 
-fn write(report: &Report, path: &PathBuf) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    std::fs::write(path, serde_json::to_string_pretty(report)? + "\n")
-        .with_context(|| path.display().to_string())
+/// The peers, and penstockd as the last one: its rig holds the lab, and is dropped when their namespaces are gone.
+fn parties(tag: &str, patient: bool, peers: &[Peer]) -> Result<Vec<Box<dyn Party>>> {
+    let penstock = penstock::Rig::up(tag, patient)?;
+    let mut parties = peers.iter().map(|peer| peer.up(tag)).collect::<Result<Vec<_>>>()?;
+    parties.push(Box::new(penstock));
+    Ok(parties)
 }
 
-fn tell(report: &Report) {
-    crate::say(&format!(
-        "\n{:<34}{:>12}{:>12}{:>12}",
-        "packets/s leaving, one core", "median", "least", "most"
-    ));
-    for (party, does) in
-        [(&report.penstockd, "policy, Service, VXLAN"), (&report.testpmd, "MAC addresses alone")]
-    {
-        let what = format!("{}: {does}", party.name);
+/// The highest rate at which a party loses nothing, in packets a second: halving what lies between a rate that was kept
+/// up and one that was not.
+fn loss_free(party: &mut dyn Party, rounds: &[Round], load: &Load) -> Result<f64> {
+    let most = rounds.iter().map(|round| round.pps).fold(0.0, f64::max);
+    let (mut kept, mut lost) = (0.0, most * 1.05);
+    for _ in 0..TRIALS {
+        let rate = f64::midpoint(kept, lost);
+        let trial = party.trial(load, rate)?;
         crate::say(&format!(
-            "{what:<34}{:>12.0}{:>12.0}{:>12.0}",
-            party.median_pps, party.min_pps, party.max_pps
+            "loss-free: {:<10} {rate:.0} packets/s: {} of {} lost",
+            party.name(),
+            trial.lost(),
+            trial.sent
         ));
+        if trial.lost() == 0 { kept = rate } else { lost = rate }
     }
-    crate::say(&format!(
-        "penstockd / testpmd = {:.2} (Linux {}, {} cores, {SIZE}-byte frames)",
-        report.ratio, report.kernel, report.cores
-    ));
+    Ok(kept)
 }
 
-impl Party {
-    fn of(name: &'static str, rounds: Vec<Round>) -> Self {
-        let mut sorted: Vec<f64> = rounds.iter().map(|round| round.pps).collect();
-        sorted.sort_by(f64::total_cmp);
-        Party {
-            name,
-            median_pps: median(&sorted),
-            min_pps: sorted.first().copied().unwrap_or_default(),
-            max_pps: sorted.last().copied().unwrap_or_default(),
-            rounds,
-        }
-    }
+fn is_missed(report: &Report, options: &Options) -> bool {
+    let ratio = report.ratio("testpmd").unwrap_or(0.0);
+    options.at_least.is_some_and(|wanted| ratio < wanted)
 }
 
-/// The middle of sorted values; of an even number of them, the mean of both middles.
-fn median(sorted: &[f64]) -> f64 {
-    let middle = sorted.len() / 2;
-    match (sorted.get(middle.wrapping_sub(1)), sorted.get(middle)) {
-        (Some(below), Some(above)) if sorted.len().is_multiple_of(2) => f64::midpoint(*below, *above),
-        (_, Some(above)) => *above,
-        _ => 0.0,
-    }
-}
-
-/// Where a load comes from, and where what is left of it is counted.
-struct Path<'a> {
-    from: &'a Namespace,
-    device: &'a str,
-    addresses: String,
-    sink: (&'a Namespace, &'a str),
-    log: PathBuf,
-}
-
-/// Runs the generator along a path and counts at its end: packets a second there, and offered.
-fn count(path: &Path<'_>, options: &Options, core: usize) -> Result<(f64, f64)> {
-    let lasts = WARM_UP + Duration::from_secs(options.seconds) + Duration::from_secs(1);
-    let words = format!(
-        "send --tx-engine live --tx-netns {} --tx-device {} --tx-core {core} {} --dst-port 7 --flows {} --size {SIZE} \
-         --rate max --duration {}s",
-        path.from.name(),
-        path.device,
-        path.addresses,
-        options.flows,
-        lasts.as_secs(),
-    );
-    let generator = Generator::start(path.from, path.log.clone(), &words)?;
-    std::thread::sleep(WARM_UP);
-    let (begin, before) = (Instant::now(), received(path.sink)?);
-    std::thread::sleep(Duration::from_secs(options.seconds));
-    let (packets, seconds) = (received(path.sink)? - before, begin.elapsed().as_secs_f64());
-    let report = generator.finish(lasts + MARGIN)?;
-    ensure!(packets > 0, "nothing has left by {} of {}", path.sink.1, path.sink.0.name());
-    Ok((packets as f64 / seconds, report.tx.map_or(0.0, |tx| tx.pps)))
-}
-
-/// Packets that a device has received, by its own statistics.
-fn received((namespace, device): (&Namespace, &str)) -> Result<u64> {
-    let text = namespace.ip(&format!("-s -j link show dev {device}"))?;
-    let links: Value = serde_json::from_str(&text)?;
-    let packets = links.pointer("/0/stats64/rx/packets").and_then(Value::as_u64);
-    packets.with_context(|| format!("no received packets in {text}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!(median(&[]), 0.0);
-        assert_eq!(median(&[3.0]), 3.0);
-        assert_eq!(median(&[1.0, 2.0]), 1.5);
-        assert_eq!(median(&[1.0, 2.0, 9.0]), 2.0);
-    }
+/// The CPU of the generator: no party's.
+fn last_core() -> Result<usize> {
+    let cores = std::thread::available_parallelism()?.get();
+    ensure!(cores >= 2, "one core for the party, another for the generator: there is only one");
+    Ok(cores - 1)
 }

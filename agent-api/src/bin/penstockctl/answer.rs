@@ -274,6 +274,9 @@ impl From<CompileError> for Fault {
     fn from(error: CompileError) -> Self {
         match error {
             CompileError::Invalid { object, field, problem } => Fault::invalid(object, field, problem),
+            CompileError::Missing { object } => {
+                Fault::invalid(object, "name", "is to be removed, but is not there")
+            }
             CompileError::Capacity { resource, .. } => {
                 let problem = error.to_string();
                 Fault { kind: "capacity", ..Fault::invalid("Intent", resource, problem) }

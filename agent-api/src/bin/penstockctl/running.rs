@@ -120,14 +120,15 @@ fn worker_rows(workers: &[WorkerStats]) -> Rows {
         "hits",
         "misses",
         "cycles/packet",
+        "in kernel",
         "sleeps",
         "chunks free/all",
     ]);
     for worker in workers {
         let drops: u64 = worker.drops.values().sum();
-        let cycles = match worker.rx {
+        let cycles = |total: u64| match worker.rx {
             0 => "-".to_owned(),
-            rx => format!("{:.0}", worker.busy_cycles as f64 / rx as f64),
+            rx => format!("{:.0}", total as f64 / rx as f64),
         };
         let [free, _, _, all] = worker.chunks;
         rows.row([
@@ -140,7 +141,8 @@ fn worker_rows(workers: &[WorkerStats]) -> Rows {
             worker.held.to_string(),
             worker.flow_hits.to_string(),
             worker.flow_misses.to_string(),
-            cycles,
+            cycles(worker.busy_cycles),
+            cycles(worker.kernel_cycles),
             worker.sleeps.to_string(),
             format!("{free}/{all}"),
         ]);

@@ -238,9 +238,20 @@ pub(super) fn stats() -> impl Strategy<Value = Stats> {
 }
 
 fn worker() -> impl Strategy<Value = WorkerStats> {
-    (any::<u32>(), any::<Option<u32>>(), any::<[u64; 9]>(), counts(), any::<[u64; 4]>()).prop_map(
+    (any::<u32>(), any::<Option<u32>>(), any::<[u64; 10]>(), counts(), any::<[u64; 4]>()).prop_map(
         |(worker, core, numbers, drops, chunks)| {
-            let [rx, generated, tx, held, flow_hits, flow_misses, busy_turns, busy_cycles, sleeps] = numbers;
+            let [
+                rx,
+                generated,
+                tx,
+                held,
+                flow_hits,
+                flow_misses,
+                busy_turns,
+                busy_cycles,
+                kernel_cycles,
+                sleeps,
+            ] = numbers;
             WorkerStats {
                 worker,
                 core,
@@ -253,6 +264,7 @@ fn worker() -> impl Strategy<Value = WorkerStats> {
                 flow_misses,
                 busy_turns,
                 busy_cycles,
+                kernel_cycles,
                 sleeps,
                 chunks,
             }

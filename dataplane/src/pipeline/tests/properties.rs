@@ -154,35 +154,38 @@ fn any_event() -> impl Strategy<Value = Event> {
 fn any_midstream() -> impl Strategy<Value = Event> {
     let pairs = vec![(P1, P2, 80), (P2, R1, 80), (R2, P2, 80), (P1, WEB, 80), (P1, X, 443), (P3, DNS, 53)];
     let length = prop_oneof![6 => 0..60usize, 1 => 1390..1480usize];
-    let shape = (any::<bool>(), any::<bool>(), prop::sample::select(vec![64u8, 64, 64, 2, 1]), 0..3usize, length);
+    let shape =
+        (any::<bool>(), any::<bool>(), prop::sample::select(vec![64u8, 64, 64, 2, 1]), 0..3usize, length);
     let ends = (prop::sample::select(pairs), 40_000..40_002u16, any::<bool>());
     let hurt = prop::option::weighted(0.1, (any::<prop::sample::Index>(), any::<u8>()));
     let other = prop::option::weighted(0.1, 0..PORTS as PortIndex);
-    (ends, shape, hurt, other, 0..8u8).prop_map(|(((from, to, port), client_port, back), shape, hurt, other, check)| {
-        let (v6, is_tcp, ttl, padding, length) = shape;
-        let (mut src, mut dst) = ((from.at(v6), client_port), (to.at(v6), port));
-        if back {
-            (src, dst) = (dst, src);
-        }
-        let packet = if is_tcp { tcp(src, dst, ACK) } else { udp(src, dst) };
-        let packet = Spec { ttl, padding: padding * 20, payload: vec![0x37; length], ..packet };
-        let (mut port, mut frame) = enter(if back { to } else { from }, &packet);
-        if let Some(other) = other {
-            (port, frame) = (other, packet.entering(other));
-        }
-        let check_at = if v6 { 60 } else { 40 };
-        match check {
-            // No checksum at all, and one that becomes zero by some translation: any may.
-            0 if !is_tcp => frame[check_at..check_at + 2].fill(0),
-            1 if !is_tcp => frame[check_at..check_at + 2].fill(0xff),
-            _ => {}
-        }
-        if let Some((at, value)) = hurt {
-            let at = at.index(frame.len().min(60));
-            frame[at] = value;
-        }
-        Event::Packet(port, frame)
-    })
+    (ends, shape, hurt, other, 0..8u8).prop_map(
+        |(((from, to, port), client_port, back), shape, hurt, other, check)| {
+            let (v6, is_tcp, ttl, padding, length) = shape;
+            let (mut src, mut dst) = ((from.at(v6), client_port), (to.at(v6), port));
+            if back {
+                (src, dst) = (dst, src);
+            }
+            let packet = if is_tcp { tcp(src, dst, ACK) } else { udp(src, dst) };
+            let packet = Spec { ttl, padding: padding * 20, payload: vec![0x37; length], ..packet };
+            let (mut port, mut frame) = enter(if back { to } else { from }, &packet);
+            if let Some(other) = other {
+                (port, frame) = (other, packet.entering(other));
+            }
+            let check_at = if v6 { 60 } else { 40 };
+            match check {
+                // No checksum at all, and one that becomes zero by some translation: any may.
+                0 if !is_tcp => frame[check_at..check_at + 2].fill(0),
+                1 if !is_tcp => frame[check_at..check_at + 2].fill(0xff),
+                _ => {}
+            }
+            if let Some((at, value)) = hurt {
+                let at = at.index(frame.len().min(60));
+                frame[at] = value;
+            }
+            Event::Packet(port, frame)
+        },
+    )
 }
 
 /// Whatever came in, what goes out is a frame that its port can send and a receiver can read.

@@ -1,4 +1,4 @@
-//! `make bench-veth`: see [`tests::bench`].
+//! `make bench-peers`: see [`tests::bench`].
 
 use std::process::ExitCode;
 
