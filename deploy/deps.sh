@@ -32,8 +32,8 @@ present() {
 missing=()
 for group in "$@"; do
   case "$group" in
-    build | lab | bounds | peers) declare -n packages="$group" ;;
-    *) echo "deps.sh: no group \"$group\": build, lab, bounds or peers" >&2; exit 2 ;;
+    build | lab | bounds | dpdk | ovs) declare -n packages="$group" ;;
+    *) echo "deps.sh: no group \"$group\": build, lab, bounds, dpdk or ovs" >&2; exit 2 ;;
   esac
   for entry in "${packages[@]}"; do
     present "${entry#*:}" || missing+=("${entry%%:*}")

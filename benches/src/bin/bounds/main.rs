@@ -118,6 +118,9 @@ fn renew(arguments: &Arguments) -> Result<ExitCode> {
     };
     let limits = Limits::around(&counted, old)?;
     limits.write(&arguments.bounds)?;
+    if arguments.rows.is_empty() {
+        report::write(&arguments.out, &counted, &limits)?;
+    }
     report::print(&counted, &limits);
     println!("\nwritten to {}", arguments.bounds.display());
     Ok(ExitCode::SUCCESS)
