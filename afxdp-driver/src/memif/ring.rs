@@ -23,6 +23,8 @@ use crate::{Batch, Frame, FramePool, PortCounters};
 const MAX_CHAIN: usize = 64;
 /// Some microseconds: much longer than a store takes to become visible.
 const STORE_BUFFER_SPINS: u32 = 200;
+/// How many descriptors further ahead these are asked for: four cache lines of them.
+const DESCRIPTORS_AHEAD: u16 = 16;
 /// How many packets ahead buffers are asked for.
 const AHEAD: u16 = 8;
 
@@ -202,8 +204,10 @@ impl Receiver {
         Ok(())
     }
 
+    /// Asks for a packet's bytes, and for a descriptor far behind it.
     #[inline]
     fn prefetch(&self, ahead: u16) {
+        self.ring.prefetch(self.next.wrapping_add(ahead + DESCRIPTORS_AHEAD));
         let descriptor = self.ring.descriptor(self.next.wrapping_add(ahead));
         if let Some(region) = self.regions.get(descriptor.region as usize) {
             region.prefetch(descriptor.offset);
@@ -363,6 +367,7 @@ impl Sender {
                 return Ok(Pushed::Full);
             }
         }
+        self.ring.prefetch(self.next.wrapping_add(DESCRIPTORS_AHEAD));
         let mut descriptor = self.buffer(self.next);
         if packet.len() > descriptor.len as usize {
             return self.push_chain(packet);

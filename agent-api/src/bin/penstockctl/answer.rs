@@ -275,7 +275,8 @@ impl From<CompileError> for Fault {
         match error {
             CompileError::Invalid { object, field, problem } => Fault::invalid(object, field, problem),
             CompileError::Missing { object } => {
-                Fault::invalid(object, "name", "is to be removed, but is not there")
+                let problem = "is to be removed, but is not there".to_owned();
+                Fault { kind: "not_found", ..Fault::invalid(object, "name", problem) }
             }
             CompileError::Capacity { resource, .. } => {
                 let problem = error.to_string();
