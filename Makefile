@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 # What the tests judge against where it is at hand: expectations that others recorded (see docs/testing.md).
 CONFORMANCE ?= ../shared/conformance
 
-.PHONY: help demo test test-offline bench bench-peers lint deny fmt build build-release deps clean-lab
+.PHONY: help demo test test-offline bench bench-updates bench-peers bench-memif bench-compare bounds bounds-renew readme-figures readme-figures-check lint deny fmt build build-release deps clean-lab
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
@@ -18,6 +18,7 @@ demo: deps build-release ## two nodes, pods, policy, a Service and the overlay o
 
 test: deps build ## every test, those in network namespaces included (root)
 	@test "$$(id -u)" = 0 || { echo "make test needs root: tests in network namespaces are part of it (or: make test-offline)" >&2; exit 1; }
+	@deploy/deps.sh dpdk
 	$(with-conformance) cargo test --workspace --no-fail-fast
 
 test-offline: ## what needs no root: everything but the network namespaces
@@ -27,9 +28,34 @@ test-offline: ## what needs no root: everything but the network namespaces
 bench: ## criterion: parse, flow look-up, policy, Maglev, the whole turn of a worker
 	cargo bench -p benches
 
+bench-updates: ## what a change of a large cluster's state costs, and what it costs the packets
+	cargo run --release -p benches --bin bench-updates
+
 bench-peers: deps build-release ## one worker with all of it on against testpmd, the kernel, nftables and Open vSwitch (root; PEERS="--only testpmd")
-	@deploy/deps.sh peers
+	@deploy/deps.sh dpdk ovs
 	target/release/bench-peers $(PEERS)
+
+bench-memif: deps ## one worker with all of it on against DPDK testpmd in macswap, between two memifs, in one run (root)
+	deploy/deps.sh dpdk
+	cargo run --release -p benches --bin bench-memif
+
+bench-compare: ## the pipeline of this tree against BASE's (a git revision), by turns in one run: BASE=HEAD~1 (ROWS="full/16k miss" ROUNDS=9)
+	@test -n "$(BASE)" || { echo "make bench-compare BASE=REVISION: which revision?" >&2; exit 2; }
+	cargo run --quiet -p benches --bin bench-compare -- --base "$(BASE)" $(if $(ROUNDS),--rounds $(ROUNDS)) $(ROWS)
+
+bounds: ## instructions and allocations a packet, counted by callgrind, held to benches/bounds.toml
+	deploy/deps.sh build bounds
+	cargo run --release --quiet -p benches --bin bounds
+
+bounds-renew: ## write benches/bounds.toml anew, by what is counted now (some rows alone: ROWS="full/16k miss")
+	deploy/deps.sh build bounds
+	cargo run --release --quiet -p benches --bin bounds -- --renew $(ROWS)
+
+readme-figures: ## take the last runs' figures into docs/bench and write README.md's section on performance from them
+	cargo run --quiet -p benches --bin readme-figures -- --collect
+
+readme-figures-check: ## README.md's section on performance says what docs/bench says
+	cargo run --quiet -p benches --bin readme-figures -- --check
 
 lint: deps deny ## formatting, clippy, docs, layering, licences: warnings are errors
 	cargo fmt --all --check
@@ -56,7 +82,7 @@ deps: ## install what is missing: Debian packages, the BPF file system, Rust com
 	@deploy/deps.sh build lab
 
 clean-lab: ## remove namespaces of runs that were killed (each next run does so by itself)
-	@for name in $$(ip netns list | awk '/^penstock-(demo|it|harness|bench|peers|pktgen)/ {print $$1}'); do \
+	@for name in $$(ip netns list | awk '/^penstock-(demo|it|harness|bench|peers|memif|pktgen)/ {print $$1}'); do \
 	  ip netns pids $$name | xargs -r kill -9; ip netns del $$name && echo "removed $$name"; done
 
 with-conformance = $(if $(wildcard $(CONFORMANCE)),PENSTOCK_CONFORMANCE=$(abspath $(CONFORMANCE)))

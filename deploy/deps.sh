@@ -3,7 +3,9 @@
 #
 #   deploy/deps.sh build   what compiling needs
 #   deploy/deps.sh lab     what the demo and the tests in network namespaces need
-#   deploy/deps.sh peers   the other parties of `make bench-peers`
+#   deploy/deps.sh bounds  what `make bounds` counts with
+#   deploy/deps.sh dpdk    testpmd: the other end of the memif tests and of `make bench-memif`, a party of `make bench-peers`
+#   deploy/deps.sh ovs     Open vSwitch, another party of `make bench-peers`
 set -euo pipefail
 
 # A package and a file that proves it is there: asking dpkg would miss what came another way.
@@ -13,9 +15,11 @@ build=(
   "protobuf-compiler:protoc" "libprotobuf-dev:/usr/include/google/protobuf/empty.proto"
 )
 lab=("iproute2:ip" "ethtool:ethtool" "nftables:nft" "util-linux:setpriv" "procps:sysctl")
-peers=(
+bounds=("valgrind:valgrind")
+ovs=("openvswitch-switch:/usr/lib/openvswitch-switch/ovs-vswitchd")
+dpdk=(
   "dpdk-dev:dpdk-testpmd" "librte-net-af-xdp23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_xdp.so.23"
-  "openvswitch-switch:/usr/lib/openvswitch-switch/ovs-vswitchd"
+  "librte-net-memif23:/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_memif.so.23"
 )
 
 present() {
@@ -28,8 +32,8 @@ present() {
 missing=()
 for group in "$@"; do
   case "$group" in
-    build | lab | peers) declare -n packages="$group" ;;
-    *) echo "deps.sh: no group \"$group\": build, lab or peers" >&2; exit 2 ;;
+    build | lab | bounds | dpdk | ovs) declare -n packages="$group" ;;
+    *) echo "deps.sh: no group \"$group\": build, lab, bounds, dpdk or ovs" >&2; exit 2 ;;
   esac
   for entry in "${packages[@]}"; do
     present "${entry#*:}" || missing+=("${entry%%:*}")

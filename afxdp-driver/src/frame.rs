@@ -136,7 +136,7 @@ impl Frame {
         if HEADROOM + packet.len() > CHUNK_SIZE {
             return false;
         }
-        self.window = u64::from(self.chunk()) << 32 | HEADROOM as u64 * HEAD | packet.len() as u64;
+        self.window = (u64::from(self.chunk()) << 32) | (HEADROOM as u64 * HEAD) | packet.len() as u64;
         self.copy_from_slice(packet);
         true
     }

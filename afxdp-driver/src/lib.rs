@@ -8,14 +8,16 @@
 //!
 //! * [`Frame`]: one packet, owned; the only way to its bytes.
 //! * [`FramePool`]: the UMEM and its free chunks; one a worker.
-//! * [`PacketIo`]: the one trait of the hot path; implemented by [`xdp::AfXdpPort`], [`memory::MemoryPort`]
-//!   and [`pcap::PcapPort`].
+//! * [`PacketIo`]: the one trait of the hot path; implemented by [`xdp::AfXdpPort`], [`memif::MemifPort`],
+//!   [`memory::MemoryPort`] and [`pcap::PcapPort`]; [`AnyPort`] is either of the first two.
 //! * [`xdp`]: attaching a device, and the XDP program that feeds its socket; [`SteeringTable`]: what of a shared
 //!   device is ours.
+//! * [`memif`]: another process at the other end instead of a device, and shared memory instead of a kernel.
 //!
 //! All `unsafe` of Penstock lives in this crate, each block with its argument. It is not for: parsing,
 //! deciding, clocks, threads. It knows nothing of what is inside a packet.
 
+mod any;
 mod bpf;
 pub mod cpu;
 pub mod device;
@@ -23,6 +25,7 @@ pub mod frame;
 mod held;
 mod holder;
 pub mod live;
+pub mod memif;
 pub mod memory;
 pub mod pcap;
 pub mod pool;
@@ -34,6 +37,7 @@ mod txring;
 pub mod umem;
 pub mod xdp;
 
+pub use any::{AnyPort, Ended};
 pub use frame::{BATCH_SIZE, Batch, CHUNK_SIZE, Frame, HEADROOM};
 pub use live::{LiveError, LiveFrames};
 pub use pool::{FramePool, PoolError, PoolLedger};

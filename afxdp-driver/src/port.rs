@@ -46,22 +46,22 @@ pub struct PortCounters {
     pub rx_packets: u64,
     /// Bytes of those.
     pub rx_bytes: u64,
-    /// Received packets thrown away because they were longer than a chunk (several fragments).
+    /// Received packets thrown away because they were longer than a chunk (of AF_XDP: several fragments).
     pub rx_oversize: u64,
-    /// Received descriptors thrown away because they were not of this port's memory or ran over their chunk: a
-    /// kernel bug if it ever counts.
+    /// Received descriptors thrown away because they were not of this port's memory or ran over their chunk: of
+    /// AF_XDP a kernel bug if it ever counts, of memif garbage from the peer.
     pub rx_invalid: u64,
     /// Frames taken by `send` and not lost.
     pub tx_packets: u64,
     /// Bytes of those.
     pub tx_bytes: u64,
-    /// Frames taken by `send` which the kernel consumed and lost (`EBUSY`), or which are shorter than an Ethernet
-    /// header and so none.
+    /// Frames taken by `send` which the kernel consumed and lost (`EBUSY`), for which a memif had no peer or the peer
+    /// no buffer, or which are shorter than an Ethernet header and so none.
     pub tx_lost: u64,
     /// TSC cycles inside the system calls that make the kernel send (see [`crate::cpu::cycles`]): the kernel's share of
     /// the time. On a veth without threaded NAPI the receiver's work is in it.
     pub kernel_cycles: u64,
-    /// Frames that were in the transmit ring when the port was closed and never left.
+    /// Frames that were in the transmit ring when the port was closed, or a memif's peer had gone, and never left.
     pub tx_discarded: u64,
 }
 

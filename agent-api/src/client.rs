@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use policy_compiler::intent::Intent;
+use policy_compiler::intent::update::Update;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -17,6 +18,7 @@ use crate::contract::{
 };
 use crate::convert::FieldError;
 use crate::convert::calls::{added_port, flow_list, port_list};
+use crate::convert::update;
 use crate::proto;
 use crate::proto::penstock_client::PenstockClient;
 use crate::server::MAX_MESSAGE_BYTES;
@@ -155,6 +157,17 @@ impl Client {
     pub async fn apply(&self, intent: Intent, expected: Option<u64>) -> Result<Applied, ClientError> {
         let request = proto::ApplyRequest { intent: Some(intent.into()), expected_generation: expected };
         let answer = self.grpc.clone().apply(request).await.map_err(|status| self.error("Apply", status))?;
+        Ok(answer.into_inner().into())
+    }
+
+    /// Changes a part of the state; see [`Dataplane::update`](crate::contract::Dataplane::update).
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn update(&self, update: Update, base: u64) -> Result<Applied, ClientError> {
+        let request = update::request(update, base);
+        let answer =
+            self.grpc.clone().update(request).await.map_err(|status| self.error("Update", status))?;
         Ok(answer.into_inner().into())
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use policy_compiler::intent::Intent;
+use policy_compiler::intent::update::Update;
 use serde::{Deserialize, Serialize};
 
 /// Something that forwards packets by tables. Implemented by penstockd, and by a recording double in tests.
@@ -24,6 +25,14 @@ pub trait Dataplane: Send + Sync + 'static {
         intent: Intent,
         expected: Option<u64>,
     ) -> impl Future<Output = Result<Applied, Refusal>> + Send;
+
+    /// Changes a part of the state as one transaction. Answers as [`Dataplane::apply`] does.
+    ///
+    /// `base` is the generation that this is a change of; where another one is running, the call is refused.
+    ///
+    /// # Errors
+    /// [`Refusal`], naming object and field; what was running goes on.
+    fn update(&self, update: Update, base: u64) -> impl Future<Output = Result<Applied, Refusal>> + Send;
 
     /// The running state: what was applied last, with its generation.
     fn state(&self) -> impl Future<Output = State> + Send;
@@ -68,6 +77,10 @@ impl<D: Dataplane> Dataplane for Arc<D> {
         expected: Option<u64>,
     ) -> impl Future<Output = Result<Applied, Refusal>> + Send {
         D::apply(self, intent, expected)
+    }
+
+    fn update(&self, update: Update, base: u64) -> impl Future<Output = Result<Applied, Refusal>> + Send {
+        D::update(self, update, base)
     }
 
     fn state(&self) -> impl Future<Output = State> + Send {

@@ -231,14 +231,20 @@ pub fn snapshot() -> Snapshot {
 
 /// What a worker that serves the three ports judges by, every neighbour known.
 pub fn snapshot_of(scale: &Scale) -> Snapshot {
+    snapshot_by(&tables_of(scale))
+}
+
+/// What it judges by with any tables that have its node. Nodes that are not on the link are behind a gateway.
+pub fn snapshot_by(tables: &Tables) -> Snapshot {
     let pod = |pod: &str| PortRole::Pod(format!("bench/{pod}"));
     let roles = [pod("client"), pod("neighbour"), PortRole::Uplink];
     let port = |role| Some(PortFacts { role, mac: MAC, mtu: 1500, worker: 0, peer_mac: Some(PEER_MAC) });
-    let macs: BTreeMap<IpAddr, Mac> =
-        (2..=NODES).map(|node| (IpAddr::from([172, 30, 0, node]), PEER_MAC)).collect();
+    let gateway = IpAddr::from([172, 30, 0, 254]);
+    let on_link = (2..=NODES).map(|node| IpAddr::from([172, 30, 0, node])).chain([gateway]);
     let surroundings = Surroundings {
         on_link: vec!["172.30.0.0/24".parse().expect("a prefix")],
-        macs,
+        macs: on_link.map(|address| (address, PEER_MAC)).collect::<BTreeMap<IpAddr, Mac>>(),
+        gateway_v4: Some(gateway),
         ..Surroundings::default()
     };
     let settings = Settings {
@@ -248,7 +254,7 @@ pub fn snapshot_of(scale: &Scale) -> Snapshot {
         inner_mac: [2, 0, 0, 0, 0, 9],
     };
     let world = World {
-        tables: &tables_of(scale),
+        tables,
         ports: &roles.map(port),
         surroundings: &surroundings,
         settings: &settings,

@@ -7,16 +7,25 @@
 //! ```
 //!
 //! * [`cluster`]: the state that is judged by: one client here, Services with their backends on other nodes.
+//! * [`large`]: the same within a cluster of a hundred thousand pods.
 //! * [`replay`]: [`replay::ReplayPort`]: receives from a prepared list, sends into nothing.
+//! * [`paced`]: a port on which packets arrive by the clock, and what became of them.
+//! * [`load`]: a worker thread under such a load, and the thread that replaces its tables.
 //! * [`flood`]: SYNs by the million beside flows that both ends speak in.
+//! * [`memif`]: a whole worker between two memifs, against DPDK's testpmd (`make bench-memif`).
 //! * [`rig`]: a whole worker between such ports, and the same ports without a worker.
 //!
 //! `benches/stages.rs` measures single stages by criterion, `benches/pipeline.rs` the whole turn in ns and in TSC cycles a packet.
+//! `bench-updates` replaces the tables of a large cluster under load.
 //! It is not for: the network (see `make bench-peers`), correctness (see the crates' own tests).
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
 
 pub mod cluster;
 pub mod flood;
+pub mod large;
+pub mod load;
+pub mod memif;
+pub mod paced;
 pub mod replay;
 pub mod rig;

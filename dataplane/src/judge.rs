@@ -189,15 +189,15 @@ fn resolve(
 /// Whether a packet from `src` may come in here. (An endpoint's own port is held to its addresses packet by packet;
 /// this is the rest.)
 fn may_come(snapshot: &Snapshot, src: IpAddr, origin: Origin) -> bool {
-    let route = snapshot.tables.routes.lookup(src);
+    let route = || snapshot.tables.routes.lookup(src);
     match origin {
         Origin::Endpoint(port) => snapshot.port(port).is_some_and(|view| view.addresses.contains(&src)),
-        Origin::Host(_) => route == Route::Node,
-        Origin::Uplink(_) => route == Route::External,
+        Origin::Host(_) => route() == Route::Node,
+        Origin::Uplink(_) => route() == Route::External,
         Origin::Tunnel { node, .. } => {
             // A node speaks for its pods, and for itself where it has masqueraded.
             let own = snapshot.tables.routes.nodes().get(node as usize);
-            route == Route::Tunnel(node) || own.is_some_and(|own| own.addresses.contains(&src))
+            route() == Route::Tunnel(node) || own.is_some_and(|own| own.addresses.contains(&src))
         }
     }
 }

@@ -26,5 +26,6 @@ pub mod pipeline;
 pub mod publish;
 pub mod simulate;
 pub mod snapshot;
+mod sync;
 pub mod wire;
 pub mod worker;

@@ -106,11 +106,13 @@ pub struct PortCells {
     pub rx_bytes: Counter,
     /// Received packets longer than a chunk.
     pub rx_oversize: Counter,
+    /// Received descriptors that cannot be.
+    pub rx_invalid: Counter,
     /// Packets sent.
     pub tx_packets: Counter,
     /// Bytes of those.
     pub tx_bytes: Counter,
-    /// Packets the kernel consumed and lost.
+    /// Packets consumed and lost.
     pub tx_lost: Counter,
     /// Packets in the ring when the port was closed.
     pub tx_discarded: Counter,
@@ -124,6 +126,7 @@ impl PortCells {
         self.rx_packets.set(counters.rx_packets);
         self.rx_bytes.set(counters.rx_bytes);
         self.rx_oversize.set(counters.rx_oversize);
+        self.rx_invalid.set(counters.rx_invalid);
         self.tx_packets.set(counters.tx_packets);
         self.tx_bytes.set(counters.tx_bytes);
         self.tx_lost.set(counters.tx_lost);

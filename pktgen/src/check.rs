@@ -10,6 +10,7 @@ use crate::options::{
     TxEngine, TxOptions,
 };
 use crate::place;
+use crate::popularity::Popularity;
 use crate::traffic::Traffic;
 
 /// The engines of both ends: each its own flag, else the common one, else AF_XDP.
@@ -123,7 +124,7 @@ pub fn nominal_macs(traffic: &TrafficOptions) -> (MacAddr, MacAddr) {
 }
 
 /// The traffic as far as it can be made without a device.
-fn offline(traffic: &TrafficOptions) -> Result<Traffic, OptionsError> {
+pub(crate) fn offline(traffic: &TrafficOptions) -> Result<Traffic, OptionsError> {
     let anyone = match traffic.dst_ip.first() {
         IpAddr::V4(_) => IpAddr::from([0; 4]),
         IpAddr::V6(_) => IpAddr::from([0u16; 8]),
@@ -153,6 +154,9 @@ fn live(traffic: &TrafficOptions, prepared: &Traffic) -> Result<(), OptionsError
             traffic.src_port.count()
         );
         return Err(impossible("--flows", why));
+    }
+    if traffic.popularity != Popularity::InTurn {
+        return Err(impossible("--popularity", "--tx-engine live sends its flows in turn".into()));
     }
     if traffic.streams.is_some_and(|streams| streams > 1) {
         return Err(impossible("--streams", "--tx-engine live numbers its packets in one stream".into()));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::monotonic_ns;
 use crate::engine::{EngineError, Receiver, Sender};
+use crate::live_latency::LiveLatencies;
 use crate::meter::Meter;
 use crate::rate::Pacer;
 use crate::traffic::Traffic;
@@ -37,6 +38,8 @@ pub struct Shared {
     pub received: AtomicU64,
     /// When the sender ended, in ns; 0 while it has not.
     ended: AtomicU64,
+    /// Latencies of one packet a batch.
+    pub latencies: LiveLatencies,
 }
 
 impl Shared {
@@ -66,6 +69,13 @@ impl Shared {
         self.ended.store(monotonic_ns().max(1), Ordering::Release);
     }
 
+    /// Makes ready for another measurement of the same threads: nothing sent, nothing received, not ended.
+    pub fn renew(&self) {
+        self.sent.store(0, Ordering::Relaxed);
+        self.received.store(0, Ordering::Relaxed);
+        self.ended.store(0, Ordering::Release);
+    }
+
     /// Whether the drain time after the sender's end is over at `now`, or everything has come and been looked after.
     pub fn is_drained(&self, meter: &Meter, now: u64, drain: Duration) -> bool {
         let ended = self.ended.load(Ordering::Acquire);
@@ -89,6 +99,8 @@ pub struct Load {
     pub count: Option<u64>,
     /// How long to send first, unmeasured.
     pub warmup: Duration,
+    /// How far the sender may be behind and still catch up; `None` is what suits the engine.
+    pub catch_up: Option<Duration>,
 }
 
 impl Load {
@@ -160,7 +172,8 @@ fn phase(
     // Time runs out for what is given up as for what is sent; a count is of packets sent.
     let by_time = load.by_time().unwrap_or(u64::MAX);
     let count = load.count.unwrap_or(u64::MAX);
-    let mut pacer = Pacer::new(load.rate, start).catching_up(sender.catch_up());
+    let catch_up = load.catch_up.map_or(sender.catch_up(), |time| time.as_nanos() as u64);
+    let mut pacer = Pacer::new(load.rate, start).catching_up(catch_up);
     while !shared.stopping() {
         let now = monotonic_ns();
         let due = pacer.due(now.min(end)).min(count - sent.packets);
@@ -214,6 +227,9 @@ pub fn collect(
     loop {
         receiver.receive(meter, PATIENCE)?;
         shared.received.store(meter.received, Ordering::Relaxed);
+        if let Some(latency) = meter.latest.take() {
+            shared.latencies.note(latency);
+        }
         if done(meter, monotonic_ns()) {
             return Ok(());
         }
@@ -239,6 +255,8 @@ mod tests {
         let destinations = ("10.0.0.2".parse().unwrap(), "9000".parse().unwrap());
         let spec = TrafficSpec {
             flows: draw(flows, sources, destinations).unwrap(),
+            syn_flows: 0,
+            popularity: Default::default(),
             streams: flows,
             protocols: "udp,icmp".parse().unwrap(),
             sizes: "64,128".parse().unwrap(),
@@ -252,7 +270,7 @@ mod tests {
     }
 
     fn load(rate: Option<f64>, count: u64) -> Load {
-        Load { rate, limit: None, count: Some(count), warmup: Duration::ZERO }
+        Load { rate, limit: None, count: Some(count), warmup: Duration::ZERO, catch_up: None }
     }
 
     /// Sends `count` packets over a memory wire; drops, repeats and swaps what `mischief` says on the way.
@@ -314,7 +332,7 @@ mod tests {
         let (mut traffic, shared) = (traffic(1), Shared::default());
         let warmup = Duration::from_millis(20);
         let load =
-            Load { rate: Some(10_000.0), limit: Some(Duration::from_millis(100)), count: None, warmup };
+            Load { limit: Some(Duration::from_millis(100)), count: None, warmup, ..load(Some(10_000.0), 0) };
         let sent = transmit(&mut sender, &mut traffic, &load, &shared).unwrap();
         assert_eq!(load.asked(), Some(1000));
         assert_eq!(sent.packets + sent.forfeited, 1000);
@@ -323,6 +341,40 @@ mod tests {
         assert!(seconds >= 0.09, "{seconds}");
         assert_eq!(wire.drain().len() as u64, sent.packets + sent.warmup);
         assert_eq!(traffic.tallies()[0].sent, sent.packets);
+    }
+
+    #[test]
+    fn a_sender_that_may_be_far_behind_gives_nothing_up() {
+        /// Takes nothing for the first 20 ms.
+        struct Late(u64);
+        impl Sender for Late {
+            fn send(&mut self, traffic: &mut Traffic, count: u64) -> Result<Taken, EngineError> {
+                if monotonic_ns() < self.0 {
+                    return Ok(Taken::default());
+                }
+                let taken = (0..count).filter_map(|_| traffic.plan()).count() as u64;
+                Ok(Taken { packets: taken, bytes: taken * 60 })
+            }
+            fn settle(&mut self) -> Result<usize, EngineError> {
+                Ok(0)
+            }
+            fn lost(&self) -> u64 {
+                0
+            }
+            fn close(self: Box<Self>) -> u64 {
+                0
+            }
+        }
+        let sent = |catch_up| {
+            let limit = Some(Duration::from_millis(40));
+            let load = Load { limit, count: None, catch_up, ..load(Some(100_000.0), 0) };
+            let mut late = Late(monotonic_ns() + 20_000_000);
+            transmit(&mut late, &mut traffic(1), &load, &Shared::default()).unwrap()
+        };
+        let (usual, patient) = (sent(None), sent(Some(Duration::from_secs(1))));
+        assert!(usual.forfeited >= 1_700, "{usual:?}");
+        assert!(patient.forfeited < usual.forfeited, "{patient:?} {usual:?}");
+        assert_eq!(patient.packets + patient.forfeited, 4_000);
     }
 
     #[test]
@@ -355,6 +407,9 @@ mod tests {
             }
             fn settle(&mut self) -> Result<usize, EngineError> {
                 Ok(0)
+            }
+            fn lost(&self) -> u64 {
+                0
             }
             fn close(self: Box<Self>) -> u64 {
                 0

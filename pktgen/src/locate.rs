@@ -105,7 +105,7 @@ mod tests {
         ) {
             prop_assume!(flow.destination_port != VXLAN_PORT);
             let size = headers.minimum(protocol, flow.source.is_ipv6()) + extra;
-            let bytes = compose(&headers, protocol, &flow, &stamp.to_bytes(), size).unwrap();
+            let bytes = compose(&headers, protocol, &flow, &stamp.to_bytes(), 1, size).unwrap();
             prop_assert_eq!(locate(&bytes, LOOK), Found::Stamped(stamp));
         }
 
@@ -115,7 +115,7 @@ mod tests {
         ) {
             prop_assume!(flow.destination_port != VXLAN_PORT);
             let size = strategies::HEADERS.minimum(protocol, flow.source.is_ipv6()) + 40;
-            let mut bytes = compose(&strategies::HEADERS, protocol, &flow, &stamp.to_bytes(), size).unwrap();
+            let mut bytes = compose(&strategies::HEADERS, protocol, &flow, &stamp.to_bytes(), 1, size).unwrap();
             let v6 = flow.source.is_ipv6();
             // The IPv6 header has no checksum of its own: traffic class, flow label and hop limit are unprotected.
             let unprotected = v6 && (at < 18 || at == 21);
@@ -139,7 +139,7 @@ mod tests {
         ) {
             let stamp = Stamp { run: 1, stream: 2, warmup: false, sequence: 3, sent: 4 };
             let size = headers.minimum(protocol, flow.source.is_ipv6());
-            let bytes = compose(&headers, protocol, &flow, &stamp.to_bytes(), size).unwrap();
+            let bytes = compose(&headers, protocol, &flow, &stamp.to_bytes(), 1, size).unwrap();
             let cut = cut % bytes.len();
             // 64 is Ethernet's minimum, so that the shortest frames end with the stamp's last byte.
             prop_assert_ne!(locate(&bytes[..cut], LOOK), Found::Stamped(stamp));

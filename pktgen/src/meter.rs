@@ -41,6 +41,8 @@ pub struct Meter {
     pub first: Option<u64>,
     /// When the last measured packet came.
     pub last: Option<u64>,
+    /// The latency of the latest packet that had one, for whoever watches.
+    pub latest: Option<u64>,
 }
 
 /// Frames that are not measured.
@@ -68,6 +70,14 @@ impl Meter {
             received: 0,
             first: None,
             last: None,
+            latest: None,
+        }
+    }
+
+    /// Makes room for the first `streams` streams, so that none is made in the middle of a measurement.
+    pub fn prepare(&mut self, streams: usize) {
+        for stream in self.streams.iter_mut().take(streams) {
+            stream.get_or_insert_with(Default::default);
         }
     }
 
@@ -87,7 +97,7 @@ impl Meter {
             self.apart.warmup += 1;
             return;
         }
-        if stream.get_or_insert_with(Default::default).observe(&stamp, now) {
+        if stream.get_or_insert_with(Default::default).observe(&stamp, now, &mut self.latest) {
             self.bytes += len as u64;
             self.received += 1;
         }
@@ -164,7 +174,7 @@ impl StreamMeter {
 
     /// True where the packet is distinct.
     #[inline]
-    fn observe(&mut self, stamp: &Stamp, now: u64) -> bool {
+    fn observe(&mut self, stamp: &Stamp, now: u64, latest: &mut Option<u64>) -> bool {
         match self.window.enter(stamp.sequence) {
             Arrival::Duplicate => {
                 self.duplicates += 1;
@@ -183,7 +193,10 @@ impl StreamMeter {
         self.received += 1;
         match stamp.latency(now) {
             _ if stamp.sent == UNTIMED => {}
-            Some(latency) => self.latency.saturating_record(latency.min(MAX_LATENCY)),
+            Some(latency) => {
+                *latest = Some(latency);
+                self.latency.saturating_record(latency.min(MAX_LATENCY));
+            }
             None => self.from_future += 1,
         }
         true

@@ -16,8 +16,13 @@ pub const MAX_PATTERN: usize = 65_536;
 pub enum Protocol {
     /// UDP.
     Udp,
-    /// TCP segments with ACK and PSH set; stateless, no connection behind them.
+    /// TCP segments with ACK and PSH set, all of the same sequence number; no connection behind them.
     Tcp,
+    /// TCP segments with SYN alone, each with an initial sequence number of its own: what a flood is made of.
+    TcpSyn,
+    /// TCP as one end of a connection sends it: a flow's first segment is a SYN, each one after it ACK and PSH, its
+    /// sequence number where the one before has ended. Nobody answers.
+    TcpStream,
     /// ICMP or ICMPv6 echo requests; the identifier plays the source port's part.
     Icmp,
 }
@@ -27,6 +32,8 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Protocol::Udp => "udp",
             Protocol::Tcp => "tcp",
+            Protocol::TcpSyn => "tcp-syn",
+            Protocol::TcpStream => "tcp-stream",
             Protocol::Icmp => "icmp",
         })
     }
@@ -36,7 +43,9 @@ impl fmt::Display for Protocol {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MixError {
     /// An entry is not a known protocol.
-    #[error("`{0}` is not a protocol: write udp, tcp or icmp, or a mix such as udp=70,tcp=20,icmp=10")]
+    #[error(
+        "`{0}` is not a protocol: write udp, tcp, tcp-syn, tcp-stream or icmp, or a mix such as udp=70,tcp=20,icmp=10"
+    )]
     Protocol(String),
     /// An entry is not a frame size.
     #[error(
@@ -77,6 +86,8 @@ impl FromStr for ProtocolMix {
             let protocol = match name {
                 "udp" => Protocol::Udp,
                 "tcp" => Protocol::Tcp,
+                "tcp-syn" => Protocol::TcpSyn,
+                "tcp-stream" => Protocol::TcpStream,
                 "icmp" => Protocol::Icmp,
                 _ => return Err(MixError::Protocol(name.to_owned())),
             };
@@ -101,6 +112,16 @@ pub struct SizeMix {
 const IMIX: [(u16, u16); 3] = [(64, 7), (594, 4), (1518, 1)];
 
 impl SizeMix {
+    /// Frames of one size, which is as it is asked for.
+    pub fn one(size: u16) -> Self {
+        SizeMix { entries: vec![(size, 1)], raised: false }
+    }
+
+    /// The simple Internet mix.
+    pub fn imix() -> Self {
+        SizeMix { entries: IMIX.to_vec(), raised: true }
+    }
+
     /// Sizes with their weights, as given.
     pub fn entries(&self) -> &[(u16, u16)] {
         &self.entries
@@ -110,6 +131,21 @@ impl SizeMix {
     /// nobody has asked for a size.
     pub fn may_be_raised(&self) -> bool {
         self.raised
+    }
+}
+
+impl fmt::Display for SizeMix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.entries.as_slice() {
+            entries if entries == IMIX => f.write_str("imix"),
+            [(size, _)] => write!(f, "{size}"),
+            entries => {
+                for (index, (size, weight)) in entries.iter().enumerate() {
+                    write!(f, "{}{size}={weight}", if index > 0 { "," } else { "" })?;
+                }
+                Ok(())
+            }
+        }
     }
 }
 
@@ -125,7 +161,7 @@ impl FromStr for SizeMix {
 
     fn from_str(text: &str) -> Result<Self, MixError> {
         if text == "imix" {
-            return Ok(SizeMix { entries: IMIX.to_vec(), raised: true });
+            return Ok(SizeMix::imix());
         }
         let mut entries: Vec<(u16, u16)> = Vec::new();
         for entry in text.split(',') {

@@ -86,7 +86,7 @@ impl Headers {
     /// Where the payload begins.
     fn payload_at(&self, protocol: Protocol, v6: bool) -> usize {
         let transport = match protocol {
-            Protocol::Tcp => 20,
+            Protocol::Tcp | Protocol::TcpSyn | Protocol::TcpStream => 20,
             Protocol::Udp | Protocol::Icmp => 8,
         };
         self.ip_at() + ip_header(v6) + transport
@@ -126,7 +126,7 @@ impl Template {
     pub fn new(headers: &Headers, protocol: Protocol, v6: bool, size: usize) -> Result<Self, PacketError> {
         let nowhere: IpAddr = if v6 { [0u16; 8].into() } else { [0u8; 4].into() };
         let flow = Flow { source: nowhere, destination: nowhere, source_port: 0, destination_port: 0 };
-        let bytes = compose(headers, protocol, &flow, &[0; STAMP_LEN], size)?;
+        let bytes = compose(headers, protocol, &flow, &[0; STAMP_LEN], 0, size)?;
         let ip_at = headers.ip_at();
         let transport_at = ip_at + ip_header(v6);
         let checksum_at = transport_at + checksum_offset(protocol);
@@ -163,16 +163,16 @@ impl Template {
         self.protocol
     }
 
-    /// Writes the packet of `flow` with `stamp` into `out`, which must be [`len`](Self::len) bytes long; false, and
+    /// Writes the packet of `flow` with `stamp`, and in TCP that sequence number, into `out`, which must be [`len`](Self::len) bytes long; false, and
     /// nothing of use written, where it is not, or where the flow's family is not the template's.
     #[inline]
     #[must_use]
-    pub fn write(&self, flow: &PreparedFlow, stamp: &Stamp, out: &mut [u8]) -> bool {
+    pub fn write(&self, flow: &PreparedFlow, stamp: &Stamp, sequence: u32, out: &mut [u8]) -> bool {
         if out.len() != self.bytes.len() || flow.v6 != self.v6 {
             return false;
         }
         out.copy_from_slice(&self.bytes);
-        self.patch(flow, stamp, out).is_some()
+        self.patch(flow, stamp, sequence, out).is_some()
     }
 
     /// As [`write`](Self::write), for an engine that changes ports and stamp later on: the UDP checksum says "none".
@@ -180,7 +180,7 @@ impl Template {
     /// without.
     pub fn write_unsummed(&self, flow: &PreparedFlow, stamp: &Stamp, out: &mut [u8]) -> Option<usize> {
         let plain = self.protocol == Protocol::Udp && !self.v6 && self.entropy_at.is_none();
-        if !plain || !self.write(flow, stamp, out) {
+        if !plain || !self.write(flow, stamp, 0, out) {
             return None;
         }
         out.get_mut(self.checksum_at..self.checksum_at + 2)?.fill(0);
@@ -190,7 +190,7 @@ impl Template {
     /// Writes what differs from packet to packet. Every offset lies within the template; `None` cannot happen, and
     /// costs less to state than to argue.
     #[inline]
-    fn patch(&self, flow: &PreparedFlow, stamp: &Stamp, out: &mut [u8]) -> Option<()> {
+    fn patch(&self, flow: &PreparedFlow, stamp: &Stamp, sequence: u32, out: &mut [u8]) -> Option<()> {
         let stamp = stamp.to_bytes();
         let mut transport_sum = self.transport_sum + sum(&stamp);
         if self.v6 {
@@ -210,9 +210,11 @@ impl Template {
                     .copy_from_slice(flow.ports.get(..2)?);
                 complement(transport_sum + flow.source_port_sum)
             }
-            Protocol::Tcp => {
+            Protocol::Tcp | Protocol::TcpSyn | Protocol::TcpStream => {
                 out.get_mut(self.transport_at..self.transport_at + 4)?.copy_from_slice(&flow.ports);
-                complement(transport_sum + flow.ports_sum)
+                let sequence = sequence.to_be_bytes();
+                out.get_mut(self.transport_at + 4..self.transport_at + 8)?.copy_from_slice(&sequence);
+                complement(transport_sum + flow.ports_sum + sum(&sequence))
             }
             Protocol::Udp => {
                 out.get_mut(self.transport_at..self.transport_at + 4)?.copy_from_slice(&flow.ports);
@@ -269,7 +271,7 @@ impl From<&Flow> for PreparedFlow {
 }
 
 /// Builds one frame from nothing: `stamp` at the front of the payload, zeros behind it up to `size` bytes, frame
-/// check sequence included in the count and not in the result.
+/// check sequence included in the count and not in the result. A TCP segment has that sequence number.
 ///
 /// # Errors
 /// [`PacketError`] where the size does not hold the headers and the stamp.
@@ -278,6 +280,7 @@ pub fn compose(
     protocol: Protocol,
     flow: &Flow,
     stamp: &[u8; STAMP_LEN],
+    sequence: u32,
     size: usize,
 ) -> Result<Vec<u8>, PacketError> {
     let v6 = flow.source.is_ipv6();
@@ -289,11 +292,11 @@ pub fn compose(
     payload[..STAMP_LEN].copy_from_slice(stamp);
     let failed = |reason: String| PacketError::Build { size, protocol, reason };
     let Some(envelope) = headers.envelope else {
-        return packet(headers.source_mac, headers.destination_mac, headers.ttl, protocol, flow, &payload)
-            .map_err(failed);
+        let macs = (headers.source_mac, headers.destination_mac);
+        return packet(macs, headers.ttl, protocol, flow, sequence, &payload).map_err(failed);
     };
-    let (source_mac, destination_mac) = envelope.inner_macs;
-    let inner = packet(source_mac, destination_mac, headers.ttl, protocol, flow, &payload).map_err(failed)?;
+    let inner =
+        packet(envelope.inner_macs, headers.ttl, protocol, flow, sequence, &payload).map_err(failed)?;
     let mut outer_payload = vec![0x08, 0, 0, 0];
     outer_payload.extend_from_slice(&(envelope.vni << 8).to_be_bytes());
     outer_payload.extend_from_slice(&inner);
@@ -304,8 +307,7 @@ pub fn compose(
         destination_port: envelope.port,
     };
     let macs = (headers.source_mac, headers.destination_mac);
-    let mut bytes =
-        packet(macs.0, macs.1, headers.ttl, Protocol::Udp, &outer, &outer_payload).map_err(failed)?;
+    let mut bytes = packet(macs, headers.ttl, Protocol::Udp, &outer, 0, &outer_payload).map_err(failed)?;
     // RFC 7348 asks for a zero UDP checksum on IPv4, RFC 6936 allows it for tunnels on IPv6.
     let at = ETHERNET + ip_header(envelope.source.is_ipv6()) + 6;
     if let Some(field) = bytes.get_mut(at..at + 2) {
@@ -315,11 +317,11 @@ pub fn compose(
 }
 
 fn packet(
-    source_mac: MacAddr,
-    destination_mac: MacAddr,
+    (source_mac, destination_mac): (MacAddr, MacAddr),
     ttl: u8,
     protocol: Protocol,
     flow: &Flow,
+    sequence: u32,
     payload: &[u8],
 ) -> Result<Vec<u8>, String> {
     let link = PacketBuilder::ethernet2(source_mac.0, destination_mac.0);
@@ -333,7 +335,10 @@ fn packet(
     let (from, to) = (flow.source_port, flow.destination_port);
     match protocol {
         Protocol::Udp => network.udp(from, to).write(&mut bytes, payload),
-        Protocol::Tcp => network.tcp(from, to, 1, u16::MAX).ack(1).psh().write(&mut bytes, payload),
+        Protocol::Tcp | Protocol::TcpStream => {
+            network.tcp(from, to, sequence, u16::MAX).ack(1).psh().write(&mut bytes, payload)
+        }
+        Protocol::TcpSyn => network.tcp(from, to, sequence, u16::MAX).syn().write(&mut bytes, payload),
         Protocol::Icmp if flow.source.is_ipv6() => {
             network.icmpv6_echo_request(from, 0).write(&mut bytes, payload)
         }
@@ -366,7 +371,7 @@ fn ip_header(v6: bool) -> usize {
 fn checksum_offset(protocol: Protocol) -> usize {
     match protocol {
         Protocol::Udp => 6,
-        Protocol::Tcp => 16,
+        Protocol::Tcp | Protocol::TcpSyn | Protocol::TcpStream => 16,
         Protocol::Icmp => 2,
     }
 }
@@ -384,7 +389,8 @@ pub(crate) mod tests {
     };
 
     pub(crate) fn protocols() -> impl Strategy<Value = Protocol> {
-        prop_oneof![Just(Protocol::Udp), Just(Protocol::Tcp), Just(Protocol::Icmp)]
+        let tcp = prop_oneof![Just(Protocol::Tcp), Just(Protocol::TcpSyn), Just(Protocol::TcpStream)];
+        prop_oneof![Just(Protocol::Udp), tcp, Just(Protocol::Icmp)]
     }
 
     pub(crate) fn flows() -> impl Strategy<Value = Flow> {
@@ -426,14 +432,15 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn a_patched_template_is_the_packet_built_from_nothing(
-            headers in headers(), protocol in protocols(), flow in flows(), stamp in stamps(), extra in 0usize..1400,
+            headers in headers(), protocol in protocols(), flow in flows(), stamp in stamps(),
+            extra in 0usize..1400, sequence in any::<u32>(),
         ) {
             let v6 = flow.source.is_ipv6();
             let size = headers.minimum(protocol, v6) + extra;
             let template = Template::new(&headers, protocol, v6, size).unwrap();
             let mut fast = vec![0xee; template.len()];
-            prop_assert!(template.write(&PreparedFlow::from(&flow), &stamp, &mut fast));
-            prop_assert_eq!(fast, compose(&headers, protocol, &flow, &stamp.to_bytes(), size).unwrap());
+            prop_assert!(template.write(&PreparedFlow::from(&flow), &stamp, sequence, &mut fast));
+            prop_assert_eq!(fast, compose(&headers, protocol, &flow, &stamp.to_bytes(), sequence, size).unwrap());
         }
     }
 
@@ -477,7 +484,7 @@ pub(crate) mod tests {
         };
         let stamp = Stamp { run: 0, stream: 0, warmup: false, sequence: 0, sent: 0 };
         for len in [0, 59, 61] {
-            assert!(!template.write(&PreparedFlow::from(&flow), &stamp, &mut vec![0; len]));
+            assert!(!template.write(&PreparedFlow::from(&flow), &stamp, 0, &mut vec![0; len]));
         }
     }
 }

@@ -8,25 +8,20 @@ use std::thread::{self, ScopedJoinHandle};
 
 use crate::check;
 use crate::drive::{Load, Sent, Shared, collect, transmit};
-use crate::engine::live::LiveSender;
-use crate::engine::socket::{SocketReceiver, SocketSender};
-use crate::engine::{EngineError, Receiver, Sender, xdp};
-use crate::flow::{AddressRange, MacAddr};
-use crate::locate::Look;
+use crate::ends::{self, SendingEnd};
+use crate::engine::EngineError;
+use crate::floor;
 use crate::meter::Meter;
-use crate::netlink::Link;
 use crate::options::{
     LoadOptions, OptionsError, ReceiveOptions, RunOptions, RxEngine, RxOptions, SendOptions, TrafficOptions,
     TxEngine, TxOptions,
 };
-use crate::place::{self, Role};
-use crate::progress::{self, Ends};
+use crate::plot::PlotError;
+use crate::progress::{self, Ends, Status};
 use crate::rate::FCS;
 use crate::report::{Report, RxReport, TxReport, per_second, seconds_between};
 use crate::traffic::Traffic;
-
-/// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
+use crate::trial::TrialRecord;
 
 /// Why a command ended without a report.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +37,18 @@ pub enum Failure {
         /// How.
         source: EngineError,
     },
+    /// A signal ended it: exit code 130.
+    #[error("interrupted")]
+    Interrupted,
+    /// An end has ended without a word: exit code 1.
+    #[error("the {0}'s thread has ended")]
+    Gone(&'static str),
+    /// A trial's sums do not hold: exit code 1.
+    #[error("a trial's sums do not hold: {0:?}")]
+    Sums(Box<TrialRecord>),
+    /// A report cannot be drawn: exit code 1.
+    #[error(transparent)]
+    Plot(#[from] PlotError),
     /// A file failed: exit code 1.
     #[error("{file}: {reason}")]
     File {
@@ -57,11 +64,16 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::Options(_) | Failure::Engine { source: EngineError::Options(_), .. } => 2,
-            Failure::Engine { .. } | Failure::File { .. } => 1,
+            Failure::Interrupted => 130,
+            Failure::Engine { .. }
+            | Failure::File { .. }
+            | Failure::Gone(_)
+            | Failure::Sums(_)
+            | Failure::Plot(_) => 1,
         }
     }
 
-    fn of(end: &'static str) -> impl Fn(EngineError) -> Failure {
+    pub(crate) fn of(end: &'static str) -> impl Fn(EngineError) -> Failure {
         move |source| Failure::Engine { end, source }
     }
 }
@@ -75,6 +87,7 @@ pub fn run(options: &RunOptions, shared: &Shared) -> Result<Report, Failure> {
     let (tx_engine, rx_engine) = check::engines(options);
     let traffic = numbered(&options.traffic);
     let family = Some(traffic.dst_ip.first());
+    let floor = if options.floor { Some(floor::measure(options, shared, &Status::default())?) } else { None };
     let mut rx_options = options.rx.clone();
     rx_options.rx_port = rx_options.rx_port.or(Some(traffic.dst_port));
 
@@ -113,6 +126,7 @@ pub fn run(options: &RunOptions, shared: &Shared) -> Result<Report, Failure> {
     let received = received.map_err(Failure::of("receiver"))?;
     let mut report = Report::new("run", shared.is_interrupted());
     report.run_id = traffic.run_id;
+    report.floor = floor;
     if let Some(sent) = sent? {
         report.judge(&received.meter, Some(sent.traffic.tallies()), received.report);
         report.notes.extend(sent.notes());
@@ -208,26 +222,25 @@ fn sending_end(
     load: &LoadOptions,
     shared: &Shared,
 ) -> Result<SentEnd, EngineError> {
-    place::enter(tx.tx_netns.as_deref())?;
-    place::pin(tx.tx_core, Role::Sender)?;
-    let Opened { mut sender, mut traffic, mode, link } = open_sender(engine, tx, options)?;
+    let mut end = SendingEnd::open(engine, tx, options)?;
+    let mut traffic = end.traffic(options)?;
     let load = Load {
         rate: load.packets_per_second(traffic.mean_frame())?,
         limit: load.limit(),
         count: load.count,
         warmup: load.warmup,
+        catch_up: load.catch_up,
     };
-    let result = transmit(&mut *sender, &mut traffic, &load, shared);
-    let lost_at_sender = sender.close();
+    let result = transmit(&mut *end.sender, &mut traffic, &load, shared);
+    let (mode, device) = (std::mem::take(&mut end.mode), end.device());
+    let lost_at_sender = end.sender.close();
     let sent = result?;
-    let device_dropped =
-        link.zip(tx.tx_device.as_deref()).map_or(0, |(link, name)| place::dropped_since(name, &link));
     let report = TxReport {
         asked_rate: load.rate.map_or("max".into(), |rate| format!("{rate}pps")),
         asked_pps: load.rate,
         asked_packets: load.asked(),
         lost_at_sender,
-        device_dropped,
+        device_dropped: device.dropped(),
         frame_sizes: traffic.sizes(),
         ..sent_report(engine, tx, mode, &sent)
     };
@@ -253,59 +266,6 @@ pub(crate) fn sent_report(engine: TxEngine, tx: &TxOptions, mode: String, sent: 
     }
 }
 
-/// A sender that is ready.
-struct Opened {
-    sender: Box<dyn Sender>,
-    traffic: Traffic,
-    mode: String,
-    /// Its device as it was before the first packet, where the engine has one.
-    link: Option<Link>,
-}
-
-/// Opens the engine in the calling thread's network namespace, with the traffic that suits the wire there.
-fn open_sender(engine: TxEngine, tx: &TxOptions, options: &TrafficOptions) -> Result<Opened, EngineError> {
-    if engine == TxEngine::Socket {
-        let source = place::source_towards(options.dst_ip.first());
-        let no_way =
-            || OptionsError::Missing { flag: "--src-ip", why: "where there is no route to --dst-ip" };
-        let sources = options.src_ip.or(source.map(AddressRange::from)).ok_or_else(no_way)?;
-        let traffic = options.traffic(source, (MacAddr([0; 6]), MacAddr([0; 6])))?;
-        let sender = Box::new(SocketSender::open(&options.draw(sources)?, options.ttl)?);
-        return Ok(Opened { sender, traffic, mode: "kernel UDP".into(), link: None });
-    }
-    let missing = OptionsError::Missing { flag: "--tx-device", why: "by the engines xdp and live" };
-    let device = tx.tx_device.as_deref().ok_or(missing)?;
-    let towards = options.vxlan.map_or(options.dst_ip.first(), |vxlan| vxlan.0.destination);
-    let wire = place::wire(device, towards, options.src_mac, options.dst_mac, options.next_hop)?;
-    let mut options = options.clone();
-    if engine == TxEngine::Live {
-        options.streams = Some(1);
-    }
-    let traffic = options.traffic(wire.source, (wire.source_mac, wire.destination_mac))?;
-    check_mtu(&traffic, device, wire.link.mtu)?;
-    if engine == TxEngine::Live {
-        let flows = u16::try_from(options.flows).unwrap_or(u16::MAX);
-        let sender = Box::new(LiveSender::open(device, flows)?);
-        let mode = "XDP live frames, no UDP checksum".into();
-        return Ok(Opened { sender, traffic, mode, link: Some(wire.link) });
-    }
-    let (sender, mode) = xdp::sender(device, tx.tx_queue)?;
-    Ok(Opened { sender: Box::new(sender), traffic, mode, link: Some(wire.link) })
-}
-
-fn check_mtu(traffic: &Traffic, device: &str, mtu: u32) -> Result<(), OptionsError> {
-    match traffic.sizes().last() {
-        Some(size) if size - FCS - ETHERNET > mtu as usize => Err(OptionsError::Impossible {
-            flag: "--size",
-            why: format!(
-                "frames of {size} bytes carry {} of IP; {device} has an MTU of {mtu}",
-                size - FCS - ETHERNET
-            ),
-        }),
-        _ => Ok(()),
-    }
-}
-
 /// The whole life of a receiving thread. Says `ready` once packets can come.
 fn receiving_end(
     engine: RxEngine,
@@ -316,9 +276,7 @@ fn receiving_end(
     ready: Option<mpsc::Sender<()>>,
     done: impl Fn(&Meter, u64) -> bool,
 ) -> Result<ReceivedEnd, EngineError> {
-    place::enter(rx.rx_netns.as_deref())?;
-    place::pin(rx.rx_core, Role::Receiver)?;
-    let (mut receiver, mode) = open_receiver(engine, rx, family)?;
+    let (mut receiver, mode) = ends::receiver(engine, rx, family)?;
     if let Some(ready) = ready {
         // Nobody listening any more means that the run has been given up, and `done` will say so.
         let _ = ready.send(());
@@ -339,35 +297,12 @@ fn receiving_end(
     Ok(ReceivedEnd { meter, report })
 }
 
-fn open_receiver(
-    engine: RxEngine,
-    rx: &RxOptions,
-    family: Option<IpAddr>,
-) -> Result<(Box<dyn Receiver>, String), EngineError> {
-    match engine {
-        RxEngine::Socket => {
-            let missing = OptionsError::Missing { flag: "--rx-port", why: "by the engine socket" };
-            let ports = rx.rx_port.ok_or(missing)?;
-            let receiver = SocketReceiver::open(ports.ports(), family)?;
-            Ok((Box::new(receiver), format!("kernel UDP, port {ports}")))
-        }
-        RxEngine::Xdp => {
-            let missing = OptionsError::Missing { flag: "--rx-device", why: "by the engine xdp" };
-            let device = rx.rx_device.as_deref().ok_or(missing)?;
-            let link = crate::netlink::link(device).map_err(place::PlaceError::from)?;
-            let look = Look { verify: !rx.no_verify, vxlan_port: rx.vxlan_port };
-            let (receiver, mode) = xdp::receiver(device, &link, rx.rx_mode, look)?;
-            Ok((Box::new(receiver), mode))
-        }
-    }
-}
-
 /// The same options with the run's number fixed.
-fn numbered(options: &TrafficOptions) -> TrafficOptions {
+pub(crate) fn numbered(options: &TrafficOptions) -> TrafficOptions {
     TrafficOptions { run_id: Some(options.run()), ..options.clone() }
 }
 
 /// A thread's result; its panic goes on here.
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -1,7 +1,10 @@
-//! [`Intent`]: the whole wanted state of one node, free of Kubernetes types and of transport.
+//! [`Intent`]: the whole wanted state of one node, free of Kubernetes types and of transport; [`Update`](update::Update): a part of it
+//! that changes.
 //!
 //! The agent derives it from Kubernetes objects; one `Apply` carries one; [`Tables`](crate::tables::Tables) are
 //! compiled from it. Every part names the object it came from, so that each verdict and each refusal can too.
+
+pub mod update;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -84,7 +87,7 @@ pub struct Node {
 }
 
 /// An equivalence class of endpoints: all policies treat its members alike (apart from their addresses' ipBlocks).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
     /// The namespace's name where all members share it, else empty.
     pub namespace: String,

@@ -9,11 +9,13 @@
 //!
 //! * [`intent`]: the whole wanted state of one node, in Penstock's own words: what an `Apply` carries.
 //! * [`tables`]: the immutable, compiled answer: policy, services, routes; each with its slow oracle beside it.
+//! * [`compiler`]: the state in force; makes the next tables from what an [`intent::update::Update`] changes.
 //! * `manifest`, `objects` (feature `kubernetes`): ordinary YAML and `k8s-openapi` types to [`intent::Intent`].
 //!
 //! Pure: no I/O, no clock, no threads, no `unsafe`. It is not for: packets (see `dataplane`), transport of the
 //! state (see `agent-api`), L7.
 
+pub mod compiler;
 #[cfg(test)]
 #[cfg(feature = "kubernetes")]
 mod conformance;
@@ -24,7 +26,10 @@ pub mod policy;
 mod prefix;
 pub mod routes;
 pub mod service;
+mod shared_map;
+mod slots;
 pub mod tables;
+mod view;
 
 #[cfg(feature = "kubernetes")]
 pub mod evaluate;

@@ -32,14 +32,19 @@ mod conformance;
 #[cfg(feature = "kubernetes")]
 mod properties;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use self::peers::KnownClasses;
 use self::ports::PortLists;
 use self::rows::Rows;
 use crate::hash::FastMap;
-use crate::intent::{Intent, ObjectName, PolicyKind};
+use crate::intent::{Endpoint, Intent, ObjectName, PolicyKind};
 use crate::prefix::PrefixMap;
+use crate::shared_map::SharedMap;
 use crate::tables::CompileError;
+use crate::view::{Change, View};
 
 /// Number of a rule within one [`PolicyTable`]; what a flow entry carries. Not stable across generations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -126,19 +131,43 @@ struct Subject {
     policies: Vec<u32>,
 }
 
-/// Who may talk to whom.
-#[derive(Debug, Default)]
+/// Who may talk to whom. A clone shares what does not change.
+#[derive(Debug, Default, Clone)]
 pub struct PolicyTable {
-    addresses: FastMap<IpAddr, Entry>,
-    /// Classes of all other addresses.
+    addresses: SharedMap<IpAddr, Entry>,
+    rules: Arc<Rules>,
+}
+
+/// What follows from policies and identities: the part that no endpoint's address changes.
+#[derive(Debug, Default)]
+struct Rules {
+    /// Classes of all addresses that are not known exactly.
     outside: PrefixMap<u32>,
     /// Number 0 is not isolated.
     subjects: Vec<Subject>,
     rows: Rows,
     lists: Vec<u32>,
     ports: PortLists,
-    origins: Vec<RuleOrigin>,
+    origins: Arc<Vec<RuleOrigin>>,
     policies: Vec<ObjectName>,
+    /// How an address that comes later is classified.
+    classes: KnownClasses,
+    /// By identity: the subject for ingress and the one for egress.
+    of_identity: Vec<(u32, u32)>,
+    nodes: FastMap<String, u32>,
+    /// Addresses of hostNetwork pods that no node has.
+    stray_hosts: BTreeSet<IpAddr>,
+}
+
+/// Where the rules of one table come from; outlives the table where somebody still names its rules.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(Arc<Vec<RuleOrigin>>);
+
+impl Origins {
+    /// Where a rule comes from; `None` for the two constants of [`RuleId`] and for numbers of other tables.
+    pub fn of(&self, rule: RuleId) -> Option<&RuleOrigin> {
+        self.0.get(rule.0.checked_sub(RuleId::FIRST)? as usize)
+    }
 }
 
 /// How large a table is.
@@ -154,6 +183,8 @@ pub struct PolicyTableSize {
     pub rules: usize,
     /// Bytes of the rows from subject and class to port list.
     pub row_bytes: usize,
+    /// Bytes of the table of addresses.
+    pub address_bytes: usize,
 }
 
 impl PolicyTable {
@@ -163,7 +194,23 @@ impl PolicyTable {
     /// [`CompileError::Invalid`] for an identity that is not there, a block with an except outside of it or an empty
     /// range of ports.
     pub fn compile(intent: &Intent) -> Result<Self, CompileError> {
-        compile::compile(intent)
+        Self::compile_view(&View::of(intent))
+    }
+
+    /// As [`PolicyTable::compile`].
+    pub(crate) fn compile_view(view: &View<'_>) -> Result<Self, CompileError> {
+        compile::compile(view)
+    }
+
+    /// The same table after a change of endpoints, which the routes have accepted. `None` where the change needs a class of
+    /// peers that there is not, or touches an address that stands for a host as well: then all must be compiled.
+    pub(crate) fn updated(&self, change: &Change<'_, Endpoint>) -> Option<Result<Self, CompileError>> {
+        compile::update(self, change)
+    }
+
+    /// Where its rules come from.
+    pub fn origins(&self) -> Origins {
+        Origins(Arc::clone(&self.rules.origins))
     }
 
     /// Judges a flow from `src` to `dst` (both after address translation), `dst_port` being the destination's port,
@@ -183,25 +230,27 @@ impl PolicyTable {
 
     /// Where a rule comes from; `None` for the two constants of [`RuleId`] and for numbers of other tables.
     pub fn origin(&self, rule: RuleId) -> Option<&RuleOrigin> {
-        self.origins.get(rule.0.checked_sub(RuleId::FIRST)? as usize)
+        self.rules.origins.get(rule.0.checked_sub(RuleId::FIRST)? as usize)
     }
 
     /// The policies that isolate the endpoint at `address` in the direction, for people who ask why nothing matched.
     pub fn isolating(&self, address: IpAddr, ingress: bool) -> Vec<&ObjectName> {
         let entry = self.entry(address);
-        let subject = self.subjects.get(if ingress { entry.ingress } else { entry.egress } as usize);
+        let rules = &self.rules;
+        let subject = rules.subjects.get(if ingress { entry.ingress } else { entry.egress } as usize);
         let policies = subject.into_iter().flat_map(|subject| &subject.policies);
-        policies.filter_map(|policy| self.policies.get(*policy as usize)).collect()
+        policies.filter_map(|policy| rules.policies.get(*policy as usize)).collect()
     }
 
     /// How large the table is.
     pub fn size(&self) -> PolicyTableSize {
         PolicyTableSize {
             addresses: self.addresses.len(),
-            subjects: self.subjects.len().saturating_sub(1),
-            port_lists: self.ports.count(),
-            rules: self.origins.len(),
-            row_bytes: self.rows.bytes(),
+            subjects: self.rules.subjects.len().saturating_sub(1),
+            port_lists: self.rules.ports.count(),
+            rules: self.rules.origins.len(),
+            row_bytes: self.rules.rows.bytes(),
+            address_bytes: self.addresses.bytes(),
         }
     }
 
@@ -209,7 +258,7 @@ impl PolicyTable {
         self.addresses.get(&address).copied().unwrap_or_else(|| Entry {
             endpoint: NOBODY,
             node: NOBODY,
-            class: self.outside.lookup(address).unwrap_or_default(),
+            class: self.rules.outside.lookup(address).unwrap_or_default(),
             ingress: 0,
             egress: 0,
         })
@@ -219,11 +268,12 @@ impl PolicyTable {
         if subject == 0 {
             return Decision::DEFAULT_ALLOW;
         }
-        let list = self.subjects.get(subject as usize).and_then(|subject| {
-            let number = self.rows.number(subject.row, class)?;
-            self.lists.get((subject.first_list + number) as usize)
+        let rules = &*self.rules;
+        let list = rules.subjects.get(subject as usize).and_then(|subject| {
+            let number = rules.rows.number(subject.row, class)?;
+            rules.lists.get((subject.first_list + number) as usize)
         });
-        let rule = list.map_or(RuleId::NO_RULE, |list| self.ports.rule(*list, key));
+        let rule = list.map_or(RuleId::NO_RULE, |list| rules.ports.rule(*list, key));
         Decision { allowed: rule != RuleId::NO_RULE, rule }
     }
 }

@@ -48,15 +48,20 @@ mod tests;
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::hash::{FastMap, absorb, absorb_address, finish};
-use crate::intent::{FrontendKind, Intent, ObjectName, TrafficPolicy};
+use crate::intent::{Endpoint, FrontendKind, Intent, Node, ObjectName, Service, TrafficPolicy};
 use crate::maglev::Member;
+use crate::shared_map::{SharedMap, Spread};
 use crate::tables::CompileError;
+use crate::view::{Change, View};
 use clients::Clients;
-use sets::{BackendSets, SetId};
+use sets::BackendSet;
+
+pub(crate) use sets::SetPool;
 
 /// Number of a Service port within one [`ServiceTable`]; what a flow entry carries. Not stable across generations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,17 +158,25 @@ pub struct ServiceOptions {
 }
 
 /// Services of one node.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct ServiceTable {
-    frontends: FastMap<FrontendKey, FrontendEntry>,
-    /// Every cluster address with the first Service port that has it.
-    cluster_addresses: FastMap<IpAddr, ServiceId>,
-    /// Indexed by [`ServiceId`].
-    services: Vec<ServiceEntry>,
-    /// Object and port name, indexed by [`ServiceId`]: apart, so that what is looked up stays dense.
-    names: Vec<(ObjectName, String)>,
-    sets: BackendSets,
+    frontends: SharedMap<FrontendKey, FrontendEntry>,
+    /// Node ports that an address which a Service names keeps from `frontends`.
+    shadowed: SharedMap<FrontendKey, Vec<ServiceId>>,
+    /// Every cluster address with the Service ports that have it, in the order of their names.
+    cluster_addresses: SharedMap<IpAddr, Vec<ServiceId>>,
+    /// Indexed by [`ServiceId`]; some numbers may be free.
+    services: Vec<Option<Arc<ServiceEntry>>>,
     clients: Clients,
+    site: Arc<Site>,
+}
+
+/// What is the same for all Services.
+#[derive(Debug, Default)]
+struct Site {
+    node: Node,
+    /// Where node ports answer.
+    own: Vec<IpAddr>,
     masquerade_all: bool,
 }
 
@@ -182,6 +195,12 @@ impl Hash for FrontendKey {
     }
 }
 
+impl Spread for FrontendKey {
+    fn spread(&self) -> u64 {
+        self.address.spread()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FrontendEntry {
     service: ServiceId,
@@ -191,6 +210,8 @@ struct FrontendEntry {
 /// One Service port.
 #[derive(Debug)]
 struct ServiceEntry {
+    name: ObjectName,
+    port_name: String,
     internal: TrafficPolicy,
     external: TrafficPolicy,
     /// Under `sessionAffinity: ClientIP`, the Service's part of the hash.
@@ -198,11 +219,11 @@ struct ServiceEntry {
     /// Who may use the load-balancer addresses; empty for everyone.
     source_ranges: Box<[IpNet]>,
     /// For the Cluster policy; `None` where it is empty or no frontend uses it.
-    cluster: Option<SetId>,
+    cluster: Option<Arc<BackendSet>>,
     /// For the Local policy; `None` where it is empty or no frontend uses it.
-    local: Option<SetId>,
+    local: Option<Arc<BackendSet>>,
     /// Every backend that is ready or serving: where live flows may stay.
-    serving: Option<SetId>,
+    serving: Option<Arc<BackendSet>>,
     /// Whether any node has an endpoint to offer.
     any: bool,
 }
@@ -213,20 +234,42 @@ impl ServiceTable {
     /// # Errors
     /// [`CompileError::Invalid`] for a port 0, a backend of the wrong family or two Services at one address and port.
     pub fn compile(intent: &Intent) -> Result<Self, CompileError> {
-        Self::compile_with(intent, &ServiceOptions::default(), None)
+        Self::compile_with(intent, &ServiceOptions::default())
     }
 
-    /// Compiles the Services of `intent` for its node. Lookup tables of `previous` over unchanged backends are
-    /// shared, not built again.
+    /// Compiles the Services of `intent` for its node.
     ///
     /// # Errors
     /// As [`ServiceTable::compile`].
-    pub fn compile_with(
-        intent: &Intent,
+    pub fn compile_with(intent: &Intent, options: &ServiceOptions) -> Result<Self, CompileError> {
+        Self::compile_view(&View::of(intent), options, &mut SetPool::default())
+    }
+
+    /// As [`ServiceTable::compile_with`]; lists of backends that `pool` knows are shared, not built again.
+    pub(crate) fn compile_view(
+        view: &View<'_>,
         options: &ServiceOptions,
-        previous: Option<&ServiceTable>,
+        pool: &mut SetPool,
     ) -> Result<Self, CompileError> {
-        compile::compile(intent, options, previous)
+        compile::compile(view, options, pool)
+    }
+
+    /// Whether a change of endpoints alone changes it.
+    pub(crate) fn depends_on(&self, endpoints: &Change<'_, Endpoint>) -> bool {
+        self.clients.depend_on(endpoints)
+    }
+
+    /// The same table after a change of Services and of endpoints. The positions in errors are the change's.
+    ///
+    /// # Errors
+    /// As [`ServiceTable::compile`].
+    pub(crate) fn updated(
+        &self,
+        services: &Change<'_, Service>,
+        endpoints: &Change<'_, Endpoint>,
+        pool: &mut SetPool,
+    ) -> Result<Self, CompileError> {
+        compile::update(self, services, endpoints, pool)
     }
 
     /// What to do with the first packet of a flow. The choice is the same on every node that has the same backends
@@ -236,15 +279,13 @@ impl ServiceTable {
             Plan::NotAService => Resolution::NotAService,
             Plan::Reject(service) => Resolution::Reject { service },
             Plan::Drop(service) => Resolution::Drop { service },
-            Plan::Forward { service, set, masquerade } => {
-                match self.sets.pick(set, self.hash(service, query)) {
-                    Some(backend) => {
-                        let masquerade = masquerade || backend.ip() == query.src;
-                        Resolution::Forward { service, backend, masquerade }
-                    }
-                    None => Resolution::Drop { service },
+            Plan::Forward { service, affinity, set, masquerade } => match set.pick(hash(affinity, query)) {
+                Some(backend) => {
+                    let masquerade = masquerade || backend.ip() == query.src;
+                    Resolution::Forward { service, backend, masquerade }
                 }
-            }
+                None => Resolution::Drop { service },
+            },
         }
     }
 
@@ -254,8 +295,8 @@ impl ServiceTable {
             Plan::NotAService => Candidates::NotAService,
             Plan::Reject(service) => Candidates::Reject { service },
             Plan::Drop(service) => Candidates::Drop { service },
-            Plan::Forward { service, set, masquerade } => {
-                Candidates::Forward { service, backends: self.sets.members(set), masquerade }
+            Plan::Forward { service, set, masquerade, .. } => {
+                Candidates::Forward { service, backends: set.members(), masquerade }
             }
         }
     }
@@ -265,40 +306,66 @@ impl ServiceTable {
     pub fn still_serves(&self, query: &ServiceQuery, backend: SocketAddr) -> bool {
         let Some((frontend, service)) = self.frontend(query) else { return false };
         let admitted = frontend.kind != FrontendKind::LoadBalancer || service.admits(query.src);
-        admitted && service.serving.is_some_and(|set| self.sets.contains(set, backend))
+        admitted && service.serving.as_ref().is_some_and(|set| set.contains(backend))
+    }
+
+    /// Every address, protocol and port that Services are reached at on this node, in no order; true for node ports.
+    pub fn frontends(&self) -> impl Iterator<Item = (IpAddr, u8, u16, bool)> {
+        let view = |(key, entry): (&FrontendKey, &FrontendEntry)| {
+            (key.address, key.protocol, key.port, entry.kind == FrontendKind::NodePort)
+        };
+        self.frontends.iter().map(view)
     }
 
     /// The Service object and port name behind a number.
     pub fn name(&self, service: ServiceId) -> Option<(&ObjectName, &str)> {
-        self.names.get(service.0 as usize).map(|(name, port)| (name, port.as_str()))
+        self.entry(service).map(|entry| (&entry.name, entry.port_name.as_str()))
     }
 
     /// Number of Service ports.
     pub fn len(&self) -> usize {
-        self.services.len()
+        self.services.iter().flatten().count()
     }
 
     /// Whether there are no Services.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty()
+        self.len() == 0
     }
 
     /// Heap memory of the backends' lists and lookup tables, in bytes: what grows with the cluster.
     pub fn backend_bytes(&self) -> usize {
-        self.sets.bytes()
+        self.sets().values().map(|set| set.bytes()).sum()
+    }
+
+    /// Heap memory of frontends and Services in bytes, the backends' apart.
+    pub fn frontend_bytes(&self) -> usize {
+        let entries = self.services.len() * size_of::<usize>() + self.len() * size_of::<ServiceEntry>();
+        self.frontends.bytes() + self.cluster_addresses.bytes() + entries
+    }
+
+    /// The distinct lists of backends, by where they stand.
+    fn sets(&self) -> FastMap<usize, &Arc<BackendSet>> {
+        let entries = self.services.iter().flatten();
+        let sets = entries.flat_map(|entry| [&entry.cluster, &entry.local, &entry.serving]).flatten();
+        sets.map(|set| (Arc::as_ptr(set).addr(), set)).collect()
+    }
+
+    fn entry(&self, service: ServiceId) -> Option<&ServiceEntry> {
+        self.services.get(service.0 as usize)?.as_deref()
     }
 
     fn frontend(&self, query: &ServiceQuery) -> Option<(FrontendEntry, &ServiceEntry)> {
         let key = FrontendKey { address: query.dst, port: query.dst_port, protocol: query.protocol };
         let frontend = *self.frontends.get(&key)?;
-        self.services.get(frontend.service.0 as usize).map(|service| (frontend, service))
+        self.entry(frontend.service).map(|service| (frontend, service))
     }
 
-    fn plan(&self, query: &ServiceQuery) -> Plan {
+    fn plan(&self, query: &ServiceQuery) -> Plan<'_> {
         let Some((frontend, service)) = self.frontend(query) else {
             return self
                 .cluster_addresses
                 .get(&query.dst)
+                .and_then(|services| services.first())
                 .map_or(Plan::NotAService, |service| Plan::Reject(*service));
         };
         if frontend.kind == FrontendKind::LoadBalancer && !service.admits(query.src) {
@@ -314,44 +381,46 @@ impl ServiceTable {
             }
         };
         match set {
-            Some(set) => Plan::Forward { service: frontend.service, set, masquerade },
+            Some(set) => {
+                Plan::Forward { service: frontend.service, affinity: service.affinity, set, masquerade }
+            }
             None => Plan::Drop(frontend.service),
         }
     }
 
-    fn internal(&self, service: &ServiceEntry, client: IpAddr) -> (Option<SetId>, bool) {
+    fn internal<'a>(&self, service: &'a ServiceEntry, client: IpAddr) -> (Option<&'a BackendSet>, bool) {
         let off_cluster = self.clients.knows_pods(client) && !self.clients.is_pod(client);
         let set = match service.internal {
-            TrafficPolicy::Cluster => service.cluster,
-            TrafficPolicy::Local => service.local,
+            TrafficPolicy::Cluster => service.cluster.as_deref(),
+            TrafficPolicy::Local => service.local.as_deref(),
         };
-        (set, self.masquerade_all || off_cluster)
+        (set, self.site.masquerade_all || off_cluster)
     }
 
-    fn external(&self, service: &ServiceEntry, client: IpAddr) -> (Option<SetId>, bool) {
+    fn external<'a>(&self, service: &'a ServiceEntry, client: IpAddr) -> (Option<&'a BackendSet>, bool) {
+        let (cluster, local) = (service.cluster.as_deref(), service.local.as_deref());
         match service.external {
-            TrafficPolicy::Cluster => (service.cluster, true),
+            TrafficPolicy::Cluster => (cluster, true),
             TrafficPolicy::Local if self.clients.knows_pods(client) && self.clients.is_pod(client) => {
-                (service.cluster, false)
+                (cluster, false)
             }
-            TrafficPolicy::Local if self.clients.is_node(client) => (service.cluster, true),
-            TrafficPolicy::Local => (service.local, false),
+            TrafficPolicy::Local if self.clients.is_node(client) => (cluster, true),
+            TrafficPolicy::Local => (local, false),
         }
     }
+}
 
-    fn hash(&self, service: ServiceId, query: &ServiceQuery) -> u64 {
-        let affinity = self.services.get(service.0 as usize).and_then(|entry| entry.affinity);
-        let hash = match affinity {
-            Some(salt) => absorb_address(salt, query.src),
-            None => {
-                let ports = u64::from(query.protocol) << 32
-                    | u64::from(query.src_port) << 16
-                    | u64::from(query.dst_port);
-                absorb(absorb_address(absorb_address(0, query.src), query.dst), ports)
-            }
-        };
-        finish(hash)
-    }
+/// `affinity` is the Service's part of the hash where clients stay with their backends.
+fn hash(affinity: Option<u64>, query: &ServiceQuery) -> u64 {
+    let hash = match affinity {
+        Some(salt) => absorb_address(salt, query.src),
+        None => {
+            let ports =
+                u64::from(query.protocol) << 32 | u64::from(query.src_port) << 16 | u64::from(query.dst_port);
+            absorb(absorb_address(absorb_address(0, query.src), query.dst), ports)
+        }
+    };
+    finish(hash)
 }
 
 impl ServiceEntry {
@@ -361,9 +430,9 @@ impl ServiceEntry {
 }
 
 /// What is known before a backend is picked.
-enum Plan {
+enum Plan<'a> {
     NotAService,
-    Forward { service: ServiceId, set: SetId, masquerade: bool },
+    Forward { service: ServiceId, affinity: Option<u64>, set: &'a BackendSet, masquerade: bool },
     Reject(ServiceId),
     Drop(ServiceId),
 }

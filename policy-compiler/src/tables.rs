@@ -7,15 +7,16 @@
 //!     └─ routes    (address)                  ──► endpoint here, tunnel, this node, external, unreachable
 //! ```
 //!
-//! Sub-tables sit behind `Arc`s: [`Tables::compile`] keeps those whose part of the intent has not changed.
+//! Sub-tables sit behind `Arc`s, and are made of parts that are shared: [`Compiler`](crate::compiler::Compiler) keeps what has not changed.
 //! Tables know neither ports nor MAC addresses: those are the dataplane's.
 
 use std::sync::Arc;
 
-use crate::intent::{Intent, ObjectName};
+use crate::intent::{Endpoint, Intent, ObjectName, Policy, Service};
 use crate::policy::PolicyTable;
 use crate::routes::RouteTable;
-use crate::service::ServiceTable;
+use crate::service::{ServiceOptions, ServiceTable, SetPool};
+use crate::view::View;
 
 /// What an intent may not exceed. A generation that does is refused whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,12 @@ pub enum CompileError {
         field: String,
         /// What is wrong.
         problem: String,
+    },
+    /// An update takes away what is not there.
+    #[error("{object}: name: is to be removed, but is not there")]
+    Missing {
+        /// The object.
+        object: String,
     },
     /// More than the capacity allows.
     #[error("{resource}: {wanted} exceed the capacity of {limit}; most are from {culprit}")]
@@ -110,58 +117,144 @@ impl Tables {
     /// [`CompileError`], naming object and field, where a reference does not resolve, a value is impossible or a
     /// capacity is exceeded.
     pub fn compile(intent: &Intent, generation: u64, capacity: &Capacity) -> Result<Self, CompileError> {
-        check_capacity(intent, capacity)?;
-        Ok(Tables {
+        let view = View::of(intent);
+        let compiled = Self::compile_view(&view, intent.vni, generation, capacity, &mut SetPool::default());
+        compiled.map(|(tables, _)| tables)
+    }
+
+    /// As [`Tables::compile`], with what it counted on the way.
+    pub(crate) fn compile_view(
+        view: &View<'_>,
+        vni: u32,
+        generation: u64,
+        capacity: &Capacity,
+        pool: &mut SetPool,
+    ) -> Result<(Self, Amounts), CompileError> {
+        let amounts = Amounts::of(view);
+        amounts.check(view, capacity)?;
+        let tables = Tables {
             generation,
-            vni: intent.vni,
-            node: intent.node.clone(),
-            routes: Arc::new(RouteTable::compile(intent)?),
-            policy: Arc::new(PolicyTable::compile(intent)?),
-            services: Arc::new(ServiceTable::compile(intent)?),
+            vni,
+            node: view.node.to_owned(),
+            routes: Arc::new(RouteTable::compile_view(view)?),
+            policy: Arc::new(PolicyTable::compile_view(view)?),
+            services: Arc::new(ServiceTable::compile_view(view, &ServiceOptions::default(), pool)?),
+        };
+        Ok((tables, amounts))
+    }
+}
+
+/// How much of each an intent holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Amounts {
+    nodes: usize,
+    identities: usize,
+    endpoints: usize,
+    rules: usize,
+    services: usize,
+    backends: usize,
+}
+
+impl Amounts {
+    fn of(view: &View<'_>) -> Self {
+        let none =
+            Amounts { nodes: view.nodes.len(), identities: view.identities.len(), ..Amounts::default() };
+        let endpoints: Vec<_> = view.endpoints().collect();
+        let policies: Vec<_> = view.policies().map(|policy| (0, policy)).collect();
+        none.more(&endpoints, &policies, &view.services().collect::<Vec<_>>())
+    }
+
+    /// With those, too.
+    pub(crate) fn more(
+        self,
+        endpoints: &[(u32, &Endpoint)],
+        policies: &[(u32, &Policy)],
+        services: &[(u32, &Service)],
+    ) -> Self {
+        Amounts {
+            endpoints: self.endpoints + endpoints.len(),
+            rules: self.rules + policies.iter().map(|(_, policy)| rules(policy)).sum::<usize>(),
+            services: self.services + services.len(),
+            backends: self.backends + backends(services),
+            ..self
+        }
+    }
+
+    /// Without those, which are among them.
+    pub(crate) fn less(
+        self,
+        endpoints: &[(u32, &Endpoint)],
+        policies: &[(u32, &Policy)],
+        services: &[(u32, &Service)],
+    ) -> Self {
+        let gone = Amounts::default().more(endpoints, policies, services);
+        Amounts {
+            endpoints: self.endpoints.saturating_sub(gone.endpoints),
+            rules: self.rules.saturating_sub(gone.rules),
+            services: self.services.saturating_sub(gone.services),
+            backends: self.backends.saturating_sub(gone.backends),
+            ..self
+        }
+    }
+
+    /// With so many identities.
+    pub(crate) fn with_identities(self, identities: usize) -> Self {
+        Amounts { identities, ..self }
+    }
+
+    /// Whether all fit.
+    pub(crate) fn fit(&self, capacity: &Capacity) -> bool {
+        self.nodes <= capacity.nodes
+            && self.identities <= capacity.identities
+            && self.endpoints <= capacity.endpoints
+            && self.rules <= capacity.rules
+            && self.services <= capacity.services
+            && self.backends <= capacity.backends
+    }
+
+    /// Refuses the first that does not fit; `view` is what was counted, to name a culprit.
+    pub(crate) fn check(&self, view: &View<'_>, capacity: &Capacity) -> Result<(), CompileError> {
+        if self.fit(capacity) {
+            return Ok(());
+        }
+        let over = |resource, wanted, limit, culprit: &dyn Fn() -> String| {
+            if wanted <= limit {
+                return Ok(());
+            }
+            Err(CompileError::Capacity { resource, wanted, limit, culprit: culprit() })
+        };
+        let services = || view.services().map(|(_, service)| service);
+        over("nodes", self.nodes, capacity.nodes, &|| "the cluster".into())?;
+        over("identities", self.identities, capacity.identities, &|| "the policies' selectors".into())?;
+        over("endpoints", self.endpoints, capacity.endpoints, &|| busiest_namespace(view))?;
+        over("rules", self.rules, capacity.rules, &|| {
+            most(view.policies().map(|policy| (&policy.name, rules(policy))))
+        })?;
+        over("services", self.services, capacity.services, &|| {
+            most(services().map(|service| (&service.name, service.frontends.len())))
+        })?;
+        over("backends", self.backends, capacity.backends, &|| {
+            most(services().map(|service| (&service.name, service.backends.len())))
         })
     }
 }
 
-fn check_capacity(intent: &Intent, capacity: &Capacity) -> Result<(), CompileError> {
-    let rules = |p: &crate::intent::Policy| {
-        p.ingress.as_ref().map_or(0, Vec::len) + p.egress.as_ref().map_or(0, Vec::len)
-    };
-    let most = |counts: &mut dyn Iterator<Item = (&ObjectName, usize)>| {
-        counts
-            .max_by_key(|(_, count)| *count)
-            .map_or(String::new(), |(name, count)| format!("{name} ({count})"))
-    };
-    let policies = &intent.policies;
-    let services = &intent.services;
-    let over = |resource, wanted, limit, culprit: String| {
-        if wanted > limit { Err(CompileError::Capacity { resource, wanted, limit, culprit }) } else { Ok(()) }
-    };
-    over("nodes", intent.nodes.len(), capacity.nodes, "the cluster".into())?;
-    over("identities", intent.identities.len(), capacity.identities, "the policies' selectors".into())?;
-    over("endpoints", intent.endpoints.len(), capacity.endpoints, busiest_namespace(intent))?;
-    over(
-        "rules",
-        policies.iter().map(rules).sum(),
-        capacity.rules,
-        most(&mut policies.iter().map(|p| (&p.name, rules(p)))),
-    )?;
-    over(
-        "services",
-        services.len(),
-        capacity.services,
-        most(&mut services.iter().map(|s| (&s.name, s.frontends.len()))),
-    )?;
-    over(
-        "backends",
-        services.iter().map(|s| s.backends.len()).sum(),
-        capacity.backends,
-        most(&mut services.iter().map(|s| (&s.name, s.backends.len()))),
-    )
+fn rules(policy: &Policy) -> usize {
+    policy.ingress.as_ref().map_or(0, Vec::len) + policy.egress.as_ref().map_or(0, Vec::len)
 }
 
-fn busiest_namespace(intent: &Intent) -> String {
+fn backends(services: &[(u32, &Service)]) -> usize {
+    services.iter().map(|(_, service)| service.backends.len()).sum()
+}
+
+fn most<'a>(counts: impl Iterator<Item = (&'a ObjectName, usize)>) -> String {
+    let most = counts.max_by_key(|(_, count)| *count);
+    most.map_or(String::new(), |(name, count)| format!("{name} ({count})"))
+}
+
+fn busiest_namespace(view: &View<'_>) -> String {
     let mut counts = std::collections::BTreeMap::<&str, usize>::new();
-    for endpoint in &intent.endpoints {
+    for (_, endpoint) in view.endpoints() {
         *counts.entry(&endpoint.name.namespace).or_default() += 1;
     }
     let busiest = counts.into_iter().max_by_key(|(_, count)| *count);

@@ -40,6 +40,8 @@ pub struct Node {
     pub site: Site,
     /// The CPU its worker runs on.
     pub core: usize,
+    /// What its configuration has besides: TOML.
+    pub more_config: String,
     socket: PathBuf,
     config: PathBuf,
     logs: PathBuf,
@@ -151,7 +153,16 @@ impl Node {
         let socket = lab.folder().join(format!("{name}.sock"));
         let logs = checkout().join("target/logs").join(crate::lab::prefix(lab.tag()).trim_end_matches('-'));
         let cores = std::thread::available_parallelism()?.get();
-        Ok(Node { agent: None, penstockd: None, site, core: core % cores, socket, config, logs })
+        Ok(Node {
+            agent: None,
+            penstockd: None,
+            site,
+            core: core % cores,
+            more_config: String::new(),
+            socket,
+            config,
+            logs,
+        })
     }
 
     /// Writes the configuration and starts `penstockd`; ready when it answers on its socket.
@@ -349,7 +360,8 @@ impl Node {
     /// penstockd's configuration for this node.
     fn configuration(&self) -> String {
         format!(
-            "socket = \"{socket}\"\n\n[workers]\ncores = [{core}]\n\n[uplink]\ndevice = \"uplink\"\n",
+            "socket = \"{socket}\"\n\n[workers]\ncores = [{core}]\n\n[uplink]\ndevice = \"uplink\"\n\n{more}",
+            more = self.more_config,
             socket = self.socket.display(),
             core = self.core,
         )

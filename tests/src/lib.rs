@@ -13,6 +13,7 @@
 //! * [`stage`]: the cluster with servers in every pod, and what the checks expect of them.
 //! * [`generator`]: `pktgen`, started from a namespace.      * [`law`]: the workers' books, which must balance.
 //! * [`interrupt`]: SIGINT and SIGTERM leave nothing behind.
+//! * [`memif`]: DPDK's testpmd at the other end of a memif.
 //! * [`demo`]: what `make demo` shows; its chapters are the root tests' too.
 //! * [`mod@bench`]: penstockd against DPDK, the kernel and Open vSwitch on veth.
 //!
@@ -33,6 +34,7 @@ pub mod interrupt;
 pub mod lab;
 pub mod law;
 pub mod manifests;
+pub mod memif;
 pub mod netns;
 pub mod stage;
 pub mod traffic;

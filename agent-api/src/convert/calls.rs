@@ -24,6 +24,18 @@ impl From<proto::ApplyResponse> for Applied {
     }
 }
 
+impl From<Applied> for proto::UpdateResponse {
+    fn from(applied: Applied) -> Self {
+        proto::UpdateResponse { generation: applied.generation, microseconds: applied.microseconds }
+    }
+}
+
+impl From<proto::UpdateResponse> for Applied {
+    fn from(message: proto::UpdateResponse) -> Self {
+        Applied { generation: message.generation, microseconds: message.microseconds }
+    }
+}
+
 impl From<State> for proto::GetStateResponse {
     fn from(state: State) -> Self {
         proto::GetStateResponse {

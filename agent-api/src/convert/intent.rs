@@ -45,7 +45,7 @@ impl TryFrom<proto::Intent> for Intent {
 }
 
 /// Every item as its message.
-fn all<T, U: From<T>>(items: Vec<T>) -> Vec<U> {
+pub(super) fn all<T, U: From<T>>(items: Vec<T>) -> Vec<U> {
     items.into_iter().map(U::from).collect()
 }
 
@@ -71,7 +71,7 @@ impl From<ObjectName> for proto::ObjectName {
 }
 
 /// The name of the object that a message is about, and how to call it in an error.
-fn object_name(message: Option<proto::ObjectName>) -> Result<ObjectName, FieldError> {
+pub(super) fn object_name(message: Option<proto::ObjectName>) -> Result<ObjectName, FieldError> {
     let message = required(message).in_field("name")?;
     if message.name.is_empty() {
         return Err(FieldError::new("is empty").within("name.name"));
@@ -188,12 +188,9 @@ fn protocol(number: i32) -> Result<Protocol, FieldError> {
 
 impl From<Policy> for proto::Policy {
     fn from(policy: Policy) -> Self {
-        let kind = match policy.kind {
-            PolicyKind::NetworkPolicy => proto::PolicyKind::NetworkPolicy,
-        };
         let rules = |rules: Option<Vec<Rule>>| rules.map(|rules| proto::Rules { rules: all(rules) });
         proto::Policy {
-            kind: kind.into(),
+            kind: proto::PolicyKind::from(policy.kind).into(),
             name: Some(policy.name.into()),
             resource_version: policy.resource_version,
             subjects: policy.subjects,
@@ -221,7 +218,15 @@ impl TryFrom<proto::Policy> for Policy {
     }
 }
 
-fn policy_kind(number: i32) -> Result<PolicyKind, FieldError> {
+impl From<PolicyKind> for proto::PolicyKind {
+    fn from(kind: PolicyKind) -> Self {
+        match kind {
+            PolicyKind::NetworkPolicy => proto::PolicyKind::NetworkPolicy,
+        }
+    }
+}
+
+pub(super) fn policy_kind(number: i32) -> Result<PolicyKind, FieldError> {
     match proto::PolicyKind::try_from(number) {
         Ok(proto::PolicyKind::NetworkPolicy) => Ok(PolicyKind::NetworkPolicy),
         Ok(proto::PolicyKind::Unspecified) => Err(unspecified()),

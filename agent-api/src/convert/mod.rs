@@ -9,6 +9,7 @@ mod counters;
 mod intent;
 #[cfg(test)]
 mod tests;
+pub(crate) mod update;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
+use policy_compiler::intent::update::Update;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
@@ -54,6 +55,17 @@ impl<D: Dataplane> Penstock for Service<D> {
         let proto::ApplyRequest { intent, expected_generation } = request.into_inner();
         let intent = applied_intent(intent).map_err(|error| from_refusal(error.refusal("Intent")))?;
         let change = |dataplane: Arc<D>| async move { dataplane.apply(intent, expected_generation).await };
+        Ok(Response::new(self.change(change).await?.into()))
+    }
+
+    async fn update(
+        &self,
+        request: Request<proto::UpdateRequest>,
+    ) -> Result<Response<proto::UpdateResponse>, Status> {
+        let request = request.into_inner();
+        let base = request.base_generation;
+        let update = Update::try_from(request).map_err(|error| from_refusal(error.refusal("Update")))?;
+        let change = |dataplane: Arc<D>| async move { dataplane.update(update, base).await };
         Ok(Response::new(self.change(change).await?.into()))
     }
 

@@ -7,6 +7,9 @@
 //!                                                                        └────► nobody there: again, 50 ms … 1 s
 //! ```
 //!
+//! Where penstockd runs what this agent applied last, only what differs from that is sent; else, and where penstockd finds that it
+//! runs something else, the whole state.
+//!
 //! A penstockd that was restarted begins at generation 0 and is brought up to date. A later generation that somebody
 //! else applied (`penstockctl apply`) is left until the folder changes; it is said.
 
@@ -17,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy_compiler::intent::Intent;
+use policy_compiler::intent::update::Update;
 use policy_compiler::objects::{IntentOptions, ObjectError, Warning};
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
@@ -25,7 +29,7 @@ use super::folder::{self, LoadError};
 use super::watch::Watch;
 use crate::address::Address;
 use crate::client::{Client, ClientError, ConnectOptions};
-use crate::contract::{Applied, Stats};
+use crate::contract::{Applied, Refusal, RefusalKind, Stats};
 
 /// Between two looks at a penstockd that runs what is wanted.
 const LOOK: Duration = Duration::from_millis(250);
@@ -129,8 +133,8 @@ struct Agent {
     client: Option<Client>,
     /// What the folder said when it was last good.
     wanted: Option<Arc<Intent>>,
-    /// What penstockd runs, and the transaction that brought it.
-    running: Option<(Arc<Intent>, Applied)>,
+    /// What penstockd runs.
+    running: Option<Running>,
     /// penstockd refused `wanted`: it is not asked again until either changes.
     refused: bool,
     /// Seconds that penstockd had been up when it was last looked at.
@@ -145,6 +149,16 @@ struct Agent {
     problems: [Option<String>; 2],
     last_applied: Option<Applied>,
     last_status: Option<Status>,
+}
+
+/// What an agent has applied.
+struct Running {
+    /// As the folder said.
+    wanted: Arc<Intent>,
+    /// The same as penstockd has it: with the identities' numbers there.
+    sent: Arc<Intent>,
+    /// The transaction that brought it.
+    applied: Applied,
 }
 
 impl Agent {
@@ -170,7 +184,8 @@ impl Agent {
         let connect = ConnectOptions { patience, ..ConnectOptions::default() };
         let client = Client::connect_with(&self.options.address, &connect).await?;
         let applied = client.apply(intent.clone(), None).await?;
-        self.note_applied(Arc::new(intent), applied.clone());
+        let intent = Arc::new(intent);
+        self.note_applied(Running { wanted: Arc::clone(&intent), sent: intent, applied: applied.clone() });
         Ok(applied)
     }
 
@@ -189,7 +204,7 @@ impl Agent {
             }
             Err(error) => {
                 let goes_on = match &self.running {
-                    Some((_, applied)) => format!("generation {} goes on", applied.generation),
+                    Some(running) => format!("generation {} goes on", running.applied.generation),
                     None => "nothing has been applied".to_owned(),
                 };
                 tracing::error!("{error}; {goes_on}");
@@ -251,13 +266,32 @@ impl Agent {
             }
         };
         self.look(&client).await?;
-        let running = self.running.as_ref().is_some_and(|(running, _)| *running == wanted);
-        if running || self.refused {
+        if self.refused || self.running.as_ref().is_some_and(|running| running.wanted == wanted) {
+            return Ok(());
+        }
+        if let Some(running) = self.update(&client, &wanted).await? {
+            self.note_applied(running);
             return Ok(());
         }
         let applied = client.apply(Intent::clone(&wanted), None).await?;
-        self.note_applied(wanted, applied);
+        self.note_applied(Running { sent: Arc::clone(&wanted), wanted, applied });
         Ok(())
+    }
+
+    /// Sends what differs from what we applied last; `None` where only the whole state will do.
+    async fn update(&self, client: &Client, wanted: &Arc<Intent>) -> Result<Option<Running>, ClientError> {
+        let Some(running) = self.running.as_ref().filter(|_| self.foreign.is_none()) else { return Ok(None) };
+        let (old, mut new) = (Arc::clone(&running.sent), Intent::clone(wanted));
+        let comparing = tokio::task::spawn_blocking(move || {
+            let update = Update::between(&old, &mut new);
+            (update, new)
+        });
+        let Ok((Some(update), sent)) = comparing.await else { return Ok(None) };
+        match client.update(update, running.applied.generation).await {
+            Ok(applied) => Ok(Some(Running { wanted: Arc::clone(wanted), sent: Arc::new(sent), applied })),
+            Err(ClientError::Refused(Refusal { kind: RefusalKind::Conflict, .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Looks at the generation that penstockd runs: less than ours, or less time up than before, is a restart.
@@ -266,7 +300,7 @@ impl Agent {
             let problem = format!("no answer within {} s", LOOK_TIMEOUT.as_secs());
             Err(ClientError::Unreachable { address: client.address().clone(), problem })
         })?;
-        let ours = self.running.as_ref().map_or(0, |(_, applied)| applied.generation);
+        let ours = self.running.as_ref().map_or(0, |running| running.applied.generation);
         if stats.uptime_seconds < self.uptime || stats.generation < ours {
             tracing::warn!(generation = stats.generation, "penstockd was restarted");
             self.running = None;
@@ -280,8 +314,9 @@ impl Agent {
         Ok(())
     }
 
-    fn note_applied(&mut self, intent: Arc<Intent>, applied: Applied) {
-        let Applied { generation, microseconds } = applied;
+    fn note_applied(&mut self, running: Running) {
+        let Applied { generation, microseconds } = running.applied;
+        let intent = &running.wanted;
         tracing::info!(
             generation,
             microseconds,
@@ -291,16 +326,16 @@ impl Agent {
             services = intent.services.len(),
             "applied"
         );
-        self.last_applied = Some(applied.clone());
-        self.running = Some((intent, applied));
+        self.last_applied = Some(running.applied.clone());
+        self.running = Some(running);
     }
 
     /// Writes the status file where what it says has changed.
     fn say_status(&mut self, problem: Option<String>) {
         let problem = problem.or_else(|| self.problems.iter().flatten().next().cloned());
-        let wanted = self.wanted.as_ref().or(self.running.as_ref().map(|(running, _)| running));
+        let wanted = self.wanted.as_ref().or(self.running.as_ref().map(|running| &running.wanted));
         let in_sync = match (&self.running, wanted) {
-            (Some((running, _)), Some(wanted)) => running == wanted && problem.is_none(),
+            (Some(running), Some(wanted)) => running.wanted == *wanted && problem.is_none(),
             _ => false,
         };
         let status =

@@ -11,13 +11,23 @@ use agent_api::contract::{
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use policy_compiler::intent::Intent;
+use policy_compiler::intent::update::Update;
 use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
 
 /// One question as it came in.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Call {
-    Apply { intent: Intent, expected: Option<u64> },
+    Apply {
+        intent: Intent,
+        expected: Option<u64>,
+    },
+    /// With the state that it makes of the one before.
+    Update {
+        update: Update,
+        base: u64,
+        intent: Intent,
+    },
     Explain(ExplainQuery),
     AddPort(AddPort),
     RemovePort(String),
@@ -61,7 +71,7 @@ impl Double {
     /// The intents applied or refused so far.
     pub(crate) fn intents(&self) -> Vec<Intent> {
         let intent = |call| match call {
-            Call::Apply { intent, .. } => Some(intent),
+            Call::Apply { intent, .. } | Call::Update { intent, .. } => Some(intent),
             _ => None,
         };
         self.calls().into_iter().filter_map(intent).collect()
@@ -127,6 +137,20 @@ impl Dataplane for Double {
         inner.generation += 1;
         inner.intent = intent;
         Ok(Applied { generation: inner.generation, microseconds: 1234 })
+    }
+
+    async fn update(&self, update: Update, base: u64) -> Result<Applied, Refusal> {
+        let mut intent = self.inner().intent.clone();
+        update.apply_to(&mut intent);
+        self.begin(Call::Update { update, base, intent: intent.clone() }).await?;
+        let mut inner = self.inner();
+        if base != inner.generation {
+            let problem = format!("{} is running, not {base}", inner.generation);
+            return Err(refusal("Update", "base_generation", &problem, RefusalKind::Conflict));
+        }
+        inner.generation += 1;
+        inner.intent = intent;
+        Ok(Applied { generation: inner.generation, microseconds: 567 })
     }
 
     async fn state(&self) -> State {

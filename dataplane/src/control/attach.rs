@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use afxdp_driver::AfXdpPort;
-use afxdp_driver::xdp::ClosedPort;
+use afxdp_driver::{AnyPort, Ended};
 use agent_api::contract::{AddPort, PortInfo, PortRole, Refusal, RefusalKind};
 
 use super::neighbours::Ask;
-use super::ports::{Attached, Phase, Port, Reservation};
+use super::ports::{Attached, Phase, Port, PortKind, Reservation};
 use super::refusal::{refuse, stopped};
 use super::request::{Answer, Request};
 use super::thread::{Control, Then};
@@ -15,22 +14,23 @@ use crate::messages::Command;
 use crate::snapshot::PortIndex;
 
 impl Control {
-    /// Takes a number and a worker for a device that is to be attached.
-    pub(super) fn reserve(&mut self, request: AddPort) -> Result<Reservation, Refusal> {
+    /// Takes a number and a worker for a port that is to be attached.
+    pub(super) fn reserve(&mut self, request: AddPort, kind: PortKind) -> Result<Reservation, Refusal> {
         let object = format!("port {}", request.device);
         self.check_free(&request, &object)?;
         let uplink = request.role == PortRole::Uplink;
-        let worker = self.choose_worker(uplink, &object)?;
+        let chunks = kind.chunks(self.parts.port_settings.ring);
+        let worker = self.choose_worker(uplink, chunks, &object)?;
         let free = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
         let port = PortIndex::try_from(free)
             .map_err(|_| refuse(RefusalKind::Capacity, &object, "device", "no port number is left"))?;
-        let reserved = Some(Port::reserved(request.clone(), worker));
+        let reserved = Some(Port::reserved(request.clone(), worker, chunks));
         match self.ports.get_mut(free) {
             Some(place) => *place = reserved,
             None => self.ports.push(reserved),
         }
         let umem = self.parts.workers.get(worker).map(|worker| worker.umem.clone()).ok_or_else(stopped)?;
-        Ok(Reservation { port, request, umem, settings: self.parts.port_settings.clone() })
+        Ok(Reservation { port, request, kind, umem, settings: self.parts.port_settings.clone() })
     }
 
     /// Neither the device nor what is behind it has a port.
@@ -53,19 +53,20 @@ impl Control {
         Ok(())
     }
 
-    /// The worker with the fewest ports among those with memory for one more.
-    fn choose_worker(&self, uplink: bool, object: &str) -> Result<usize, Refusal> {
-        let ring = self.parts.port_settings.ring as usize;
-        let load = |number: usize| self.ports.iter().flatten().filter(|port| port.worker == number).count();
+    /// The worker with the fewest ports among those with memory for one more, which keeps `chunks` of it.
+    fn choose_worker(&self, uplink: bool, chunks: usize, object: &str) -> Result<usize, Refusal> {
+        let served = |number: usize| self.ports.iter().flatten().filter(move |port| port.worker == number);
+        let load = |number: usize| served(number).count();
         let eligible = self.parts.workers.iter().enumerate().filter(|(number, worker)| {
+            let kept = served(*number).map(|port| port.chunks).sum::<usize>();
             // A quarter is left for what is in batches and being sent.
-            let fits = (load(*number) + 1) * ring <= worker.umem.chunks() * 3 / 4;
+            let fits = kept + chunks <= worker.umem.chunks() * 3 / 4;
             fits && (uplink || !worker.uplink_only)
         });
         let preferred = eligible.min_by_key(|(number, worker)| (worker.uplink_only != uplink, load(*number)));
         preferred.map(|(number, _)| number).ok_or_else(|| {
             let problem = format!(
-                "no worker has packet memory for {ring} more chunks: raise memory.chunks or lower memory.ring"
+                "no worker has packet memory for {chunks} more chunks: raise memory.chunks or lower memory.ring"
             );
             refuse(RefusalKind::Capacity, object, "memory.chunks", problem)
         })
@@ -78,21 +79,20 @@ impl Control {
         attached: Attached,
         answer: Answer<Result<PortInfo, Refusal>>,
     ) {
-        let Attached { io, facts, setup, gauges, steering } = attached;
+        let Attached { io, mode, facts, setup, gauges, steering } = attached;
         let ifindex = facts.ifindex;
         let Some(port) = self.port_mut(index) else {
             drop(answer.send(Err(stopped())));
             return;
         };
-        port.mode = io.mode().to_string();
-        port.facts = Some(facts);
-        port.setup = Some(setup);
+        (port.mode, port.facts, port.setup) = (mode, Some(facts), setup);
         (port.gauges, port.steering) = (gauges, steering);
         port.phase = Phase::Serving;
         let (role, cells) = (port.request.role.clone(), port.cells.clone());
         if role == PortRole::Uplink {
-            let intent = self.intent.clone();
-            if let Err(refusal) = self.steer(&intent) {
+            // Another uplink's program may have been told before; this one was not.
+            self.steered = None;
+            if let Err(refusal) = self.steer(&self.tables.clone()) {
                 if let Some(port) = self.port_mut(index) {
                     port.phase = Phase::Leaving(Vec::new());
                 }
@@ -100,7 +100,7 @@ impl Control {
                 drop(answer.send(Err(refusal)));
                 return;
             }
-            self.ask(Ask::Device(Some(ifindex)));
+            self.ask(Ask::Device(ifindex));
         }
         self.command_of(index, Command::Attach { port: index, io: Box::new(io), cells });
         let epoch = self.publish();
@@ -127,7 +127,7 @@ impl Control {
 
     /// A device has been removed: so is its port.
     pub(super) fn removed(&mut self, ifindex: u32) {
-        let is_it = |port: &Port| port.facts.as_ref().is_some_and(|facts| facts.ifindex == ifindex);
+        let is_it = |port: &Port| port.facts.as_ref().is_some_and(|facts| facts.ifindex == Some(ifindex));
         let found = self.ports.iter().position(|port| port.as_ref().is_some_and(is_it));
         if let Some(index) = found {
             tracing::warn!(ifindex, "a port's device has been removed: detaching it");
@@ -152,16 +152,16 @@ impl Control {
     }
 
     /// Closes a port that its worker has handed back, on a thread of its own: that takes tens of milliseconds.
-    pub(super) fn close(&mut self, index: PortIndex, io: Box<AfXdpPort>) {
+    pub(super) fn close(&mut self, index: PortIndex, io: Box<AnyPort>) {
         let Some(port) = self.port_mut(index) else { return };
         // They would keep the queue taken.
         (port.gauges, port.steering) = (None, None);
         let own = self.parts.own_requests.clone();
-        let (sender, receiver) = crossbeam::channel::bounded::<Box<AfXdpPort>>(1);
+        let (sender, receiver) = crossbeam::channel::bounded::<Box<AnyPort>>(1);
         let spawned = std::thread::Builder::new().name("penstock-close".into()).spawn(move || {
             if let Ok(io) = receiver.recv() {
                 // Where the control thread has ended, so has the pool.
-                let _ = own.send(Request::Closed { port: index, closed: io.finish() });
+                let _ = own.send(Request::Closed { port: index, ended: io.finish() });
             }
         });
         match spawned {
@@ -175,11 +175,13 @@ impl Control {
     }
 
     /// A port is closed: its memory goes home, its device becomes what it was.
-    pub(super) fn closed(&mut self, index: PortIndex, closed: ClosedPort) {
+    pub(super) fn closed(&mut self, index: PortIndex, ended: Ended) {
         if let Some(port) = self.ports.get(index as usize).and_then(Option::as_ref) {
-            port.cells.store(&closed.counters);
+            port.cells.store(&ended.counters);
         }
-        self.command_of(index, Command::TakeHome(closed));
+        if let Some(chunks) = ended.chunks {
+            self.command_of(index, Command::TakeHome(chunks));
+        }
         self.free(index);
     }
 

@@ -4,6 +4,7 @@
 //! works; `docs/configuration.md` is the manual.
 
 mod check;
+mod port;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::snapshot::Mac;
 use crate::wire::vxlan;
 
 pub use check::ConfigError;
+pub use port::{ConfiguredPort, Memif, Secret};
 
 /// penstockd's configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -36,13 +38,16 @@ pub struct Config {
     /// Packet memory.
     pub memory: Memory,
     /// How devices are made ready.
-    pub ports: Ports,
+    pub devices: Devices,
     /// The flow tables.
     pub flows: Flows,
     /// The device towards the other nodes and the world.
     pub uplink: Option<Uplink>,
     /// The device towards this node's own network stack.
     pub host: Option<Host>,
+    /// `[[port]]`: ports that are no devices.
+    #[serde(rename = "port")]
+    pub ports: Vec<ConfiguredPort>,
     /// What pods have as their default gateway.
     pub gateway: Gateway,
     /// Masquerading.
@@ -88,10 +93,10 @@ pub struct Memory {
     pub huge_pages: HugePages,
 }
 
-/// `[ports]`.
+/// `[devices]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Ports {
+pub struct Devices {
     /// A veth without a queueing discipline gets one, and its port a send buffer for a whole ring: a receiver that is full
     /// holds its sender up instead of losing packets.
     pub queueing: bool,
@@ -201,10 +206,11 @@ impl Default for Config {
             listen: None,
             workers: Workers::default(),
             memory: Memory::default(),
-            ports: Ports::default(),
+            devices: Devices::default(),
             flows: Flows::default(),
             uplink: None,
             host: None,
+            ports: Vec::new(),
             gateway: Gateway::default(),
             snat: Snat::default(),
             overlay: Overlay::default(),
@@ -237,9 +243,9 @@ impl Default for Memory {
     }
 }
 
-impl Default for Ports {
+impl Default for Devices {
     fn default() -> Self {
-        Ports { queueing: true, threaded_napi: true }
+        Devices { queueing: true, threaded_napi: true }
     }
 }
 

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afxdp_driver::device::{self, DeviceFacts, SetupPlan};
+use afxdp_driver::memif::MemifHub;
 use afxdp_driver::umem::Anchor;
-use afxdp_driver::{AfXdpPort, FramePool, xdp};
+use afxdp_driver::{AnyPort, FramePool, xdp};
 use agent_api::contract::{AddPort, Dataplane, PortRole};
 use agent_api::server::{self, ServerError, UnixSocket};
 use anyhow::{Context, Result};
@@ -22,11 +23,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::build::Settings;
-use super::config::{Config, ZeroCopy};
+use super::config::{Config, ConfiguredPort, ZeroCopy};
 use super::dataplane::{Handle, Shared};
 use super::history::History;
 use super::neighbours::{self, FixedGateways};
-use super::ports::PortSettings;
+use super::ports::{MemifPlan, PortKind, PortSettings};
 use super::request::Request;
 use super::thread::{Control, ControlParts, WorkerEnd};
 use crate::counters::WorkerCounters;
@@ -87,6 +88,8 @@ async fn claim(config: &Config) -> Result<UnixSocket, ServerError> {
 /// Everything that has been started.
 struct Running {
     handle: Handle,
+    /// Where ports are memifs: it is needed until the last of them is closed.
+    memif: Option<Arc<MemifHub>>,
     control: std::thread::JoinHandle<()>,
 }
 
@@ -124,6 +127,23 @@ impl Running {
             let request = AddPort { device: device.clone(), role, peer_mac: None };
             self.handle.add_port(request).await.context(field)?;
         }
+        self.open_configured(&config.ports).await
+    }
+
+    /// Opens the ports that are no devices.
+    async fn open_configured(&self, ports: &[ConfiguredPort]) -> Result<()> {
+        let Some(hub) = &self.memif else { return Ok(()) };
+        for port in ports {
+            let role = PortRole::Pod(port.pod.clone());
+            let request = AddPort { device: port.name.clone(), role, peer_mac: port.peer_mac };
+            let plan = MemifPlan {
+                hub: Arc::clone(hub),
+                config: port.memif_config(),
+                mac: port.own_mac(),
+                mtu: port.mtu,
+            };
+            self.handle.add(request, PortKind::Memif(Arc::new(plan))).await.context("port")?;
+        }
         Ok(())
     }
 
@@ -140,6 +160,7 @@ impl Running {
 fn start(config: &Config) -> Result<Running> {
     let start = Instant::now();
     let seed = secret().context("/dev/urandom")?;
+    let memif = if config.ports.is_empty() { None } else { Some(Arc::new(MemifHub::start()?)) };
     let flows = FlowTables::new(config.flows.ipv4, config.flows.ipv6, config.memory.huge_pages, seed)
         .context("the flow tables (flows.ipv4, flows.ipv6)")?;
     let flows = Arc::new(flows);
@@ -177,6 +198,7 @@ fn start(config: &Config) -> Result<Running> {
             .collect(),
         start,
         applying: tokio::sync::Mutex::default(),
+        compiler: std::sync::Mutex::default(),
     };
     let told = own_requests.clone();
     let parts = ControlParts {
@@ -206,7 +228,7 @@ fn start(config: &Config) -> Result<Running> {
             tracing::error!(%error, "the kernel's routes and neighbours are not followed: no next hop will be found");
         }
     });
-    Ok(Running { handle: Handle::new(shared), control })
+    Ok(Running { handle: Handle::new(shared), memif, control })
 }
 
 /// What the workers are made of.
@@ -216,7 +238,7 @@ struct Workers<'a> {
     seed: u64,
     flows: &'a Arc<FlowTables>,
     publication: &'a Arc<Publication>,
-    events: channel::Sender<Event<AfXdpPort>>,
+    events: channel::Sender<Event<AnyPort>>,
 }
 
 impl Workers<'_> {
@@ -275,7 +297,7 @@ impl Workers<'_> {
             if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
                 tracing::warn!(worker = number, core, "the worker is not pinned to its CPU");
             }
-            Worker::<AfXdpPort>::new(parts).run();
+            Worker::<AnyPort>::new(parts).run();
         };
         let thread = std::thread::Builder::new().name(format!("penstock-w{number}")).spawn(run)?;
         Ok(WorkerEnd { commands, doorbell, counters, umem, uplink_only: alone && number == 0, thread })
@@ -306,8 +328,8 @@ fn port_settings(config: &Config) -> PortSettings {
         mode: uplink.map(|uplink| uplink.mode).unwrap_or_default().into(),
         zero_copy,
         setup: SetupPlan {
-            queueing: config.ports.queueing,
-            napi_cpus: if config.ports.threaded_napi { cpus_without_worker(config) } else { Vec::new() },
+            queueing: config.devices.queueing,
+            napi_cpus: if config.devices.threaded_napi { cpus_without_worker(config) } else { Vec::new() },
             notes: Some(notes(config)),
         },
     }

@@ -2,7 +2,7 @@
 //! workers write it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use agent_api::contract::{
@@ -11,7 +11,9 @@ use agent_api::contract::{
 };
 use crossbeam::channel::Sender;
 use futures::stream::{self, BoxStream, StreamExt};
+use policy_compiler::compiler::Compiler;
 use policy_compiler::intent::Intent;
+use policy_compiler::intent::update::Update;
 use policy_compiler::policy::RuleId;
 use policy_compiler::tables::{Capacity, Tables};
 use tokio::sync::{Mutex, oneshot};
@@ -19,7 +21,7 @@ use tokio::task::spawn_blocking;
 
 use super::explain;
 use super::history::{History, rule_text};
-use super::ports::{self, Attached, Reservation};
+use super::ports::{self, Attached, PortKind, Reservation};
 use super::refusal::{conflict, not_compiled, refuse, stopped};
 use super::request::{Answer, Request};
 use super::watch;
@@ -46,8 +48,10 @@ pub(super) struct Shared {
     /// CPU and counters, by worker.
     pub(super) workers: Vec<(u32, Arc<WorkerCounters>)>,
     pub(super) start: Instant,
-    /// One `Apply` at a time: each compiles against the generation before.
+    /// One `Apply` or `Update` at a time: each compiles against the generation before.
     pub(super) applying: Mutex<()>,
+    /// The state in force, once there is one. Locked for as long as something is compiled or copied, never across an `await`.
+    pub(super) compiler: std::sync::Mutex<Option<Compiler>>,
 }
 
 impl Handle {
@@ -67,11 +71,38 @@ impl Handle {
         receiver.await.map_err(|_| stopped())
     }
 
-    /// Compiles off the runtime's threads: a large cluster takes a while.
-    async fn compile(&self, intent: Arc<Intent>, generation: u64) -> Result<Tables, Refusal> {
-        let compiled =
-            spawn_blocking(move || Tables::compile(&intent, generation, &Capacity::default())).await;
-        compiled.map_err(|_| stopped())?.map_err(not_compiled)
+    /// Runs `work` with the state in force off the runtime's threads: a large cluster takes a while.
+    async fn compiling<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Option<Compiler>) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let shared = Arc::clone(&self.shared);
+        let work = move || work(&mut shared.compiler.lock().unwrap_or_else(PoisonError::into_inner));
+        spawn_blocking(work).await.map_err(|_| stopped())
+    }
+
+    /// Has `tables` put in force. True beside the answer where they are, also where a worker has not come by.
+    async fn put_in_force(&self, tables: Tables, began: Instant) -> (bool, Result<Applied, Refusal>) {
+        let generation = tables.generation;
+        let answer = self.ask(|answer| Request::Apply { tables, began, answer }).await.flatten();
+        (self.shared.publication.load().tables.generation == generation, answer)
+    }
+
+    /// Adds a port of whatever kind.
+    pub(super) async fn add(&self, request: AddPort, kind: PortKind) -> Result<PortInfo, Refusal> {
+        check_request(&request)?;
+        let reservation = self.ask(|answer| Request::Reserve { request, kind, answer }).await??;
+        let port = reservation.port;
+        match self.attach(reservation).await {
+            Ok(attached) => {
+                self.ask(|answer| Request::Serve { port, attached: Box::new(attached), answer }).await?
+            }
+            Err(refusal) => {
+                // Where the control thread has ended there is no number to give back.
+                let _ = self.shared.requests.send(Request::Release(port));
+                Err(refusal)
+            }
+        }
     }
 
     async fn attach(&self, reservation: Reservation) -> Result<Attached, Refusal> {
@@ -85,22 +116,51 @@ impl Dataplane for Handle {
         let _applying = self.shared.applying.lock().await;
         let running = self.shared.publication.load().tables.generation;
         if let Some(expected) = expected.filter(|expected| *expected != running) {
-            return Err(conflict(expected, running));
+            return Err(conflict("Apply", "expected_generation", expected, running));
         }
-        let intent = Arc::new(intent);
-        let tables = self.compile(Arc::clone(&intent), running + 1).await?;
-        self.ask(|answer| Request::Apply { tables, intent, began, answer }).await?
+        let compile = move |before: &mut Option<Compiler>| {
+            Compiler::new(intent, running + 1, &Capacity::default(), before.as_ref())
+        };
+        let compiled = self.compiling(compile).await?.map_err(not_compiled)?;
+        let (in_force, answer) = self.put_in_force(compiled.tables().clone(), began).await;
+        if in_force {
+            self.compiling(move |compiler| drop(compiler.replace(compiled))).await?;
+        }
+        answer
+    }
+
+    async fn update(&self, update: Update, base: u64) -> Result<Applied, Refusal> {
+        let began = Instant::now();
+        let _applying = self.shared.applying.lock().await;
+        let running = self.shared.publication.load().tables.generation;
+        let conflict = move || conflict("Update", "base_generation", base, running);
+        if base != running {
+            return Err(conflict());
+        }
+        let prepare = move |compiler: &mut Option<Compiler>| {
+            let compiler = compiler.as_mut().ok_or_else(conflict)?;
+            compiler.prepare(update, running + 1).map_err(not_compiled)
+        };
+        let prepared = self.compiling(prepare).await??;
+        let (in_force, answer) = self.put_in_force(prepared.tables().clone(), began).await;
+        if in_force {
+            self.compiling(|compiler| {
+                if let Some(compiler) = compiler {
+                    compiler.commit(prepared);
+                }
+            })
+            .await?;
+        }
+        answer
     }
 
     async fn state(&self) -> State {
-        match self.ask(Request::Running).await {
-            Ok(running) => State {
-                generation: running.generation,
-                workers: running.workers,
-                intent: Intent::clone(&running.intent),
-            },
-            Err(_) => State { generation: 0, workers: Vec::new(), intent: Intent::default() },
-        }
+        let copied = self.compiling(|compiler| {
+            compiler.as_ref().map(|compiler| (compiler.tables().generation, compiler.intent()))
+        });
+        let (generation, intent) = copied.await.ok().flatten().unwrap_or_default();
+        let workers = self.ask(Request::Running).await.map(|running| running.workers).unwrap_or_default();
+        State { generation, workers, intent }
     }
 
     async fn stats(&self) -> Stats {
@@ -135,19 +195,7 @@ impl Dataplane for Handle {
     }
 
     async fn add_port(&self, request: AddPort) -> Result<PortInfo, Refusal> {
-        check_request(&request)?;
-        let reservation = self.ask(|answer| Request::Reserve { request, answer }).await??;
-        let port = reservation.port;
-        match self.attach(reservation).await {
-            Ok(attached) => {
-                self.ask(|answer| Request::Serve { port, attached: Box::new(attached), answer }).await?
-            }
-            Err(refusal) => {
-                // Where the control thread has ended there is no number to give back.
-                let _ = self.shared.requests.send(Request::Release(port));
-                Err(refusal)
-            }
-        }
+        self.add(request, PortKind::Device).await
     }
 
     async fn remove_port(&self, device: String) -> Result<(), Refusal> {
@@ -230,7 +278,7 @@ fn flow_info(view: &FlowView, history: &History, now: u32) -> FlowInfo {
     let (new_src, new_dst) = (socket(new.src(v6), new.src_port()), socket(new.dst(v6), new.dst_port()));
     let dropped = entry.flags.drop_reason();
     let changed = |old, new: std::net::SocketAddr| (dropped.is_none() && old != new).then(|| new.to_string());
-    let tables = history.tables(entry.epoch);
+    let judged_by = history.judges(entry.epoch);
     FlowInfo {
         src: src.ip(),
         src_port: src.port(),
@@ -242,7 +290,7 @@ fn flow_info(view: &FlowView, history: &History, now: u32) -> FlowInfo {
         state: (*state).to_owned(),
         translated_src: changed(src, new_src),
         translated_dst: changed(dst, new_dst),
-        rule: tables.map_or_else(String::new, |tables| rule_text(&tables.policy, RuleId(entry.rule))),
+        rule: judged_by.map_or_else(String::new, |judges| rule_text(&judges.rules, RuleId(entry.rule))),
         idle_seconds: activity.idle(now),
         packets: u64::from(activity.packets),
     }

@@ -142,7 +142,7 @@ impl Voice<'_> {
     }
 
     fn rule(&self, ruling: Ruling) -> String {
-        rule_text(&self.snapshot.tables.policy, ruling.rule)
+        rule_text(&self.snapshot.tables.policy.origins(), ruling.rule)
     }
 
     fn policy(&self, direction: &str, address: IpAddr, ruling: Ruling) -> String {

@@ -1,4 +1,4 @@
-//! Ports: devices made ready and attached, kept while a worker serves them, closed and left as found.
+//! Ports: devices made ready and attached (memifs opened), kept while a worker serves them, closed and left as found.
 //!
 //! ```text
 //!   reserve a number ─► attach (blocking, off the control thread) ─► the worker serves it
@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use afxdp_driver::device::{DeviceFacts, DeviceSetup, SetupPlan};
+use afxdp_driver::memif::{MemifConfig, MemifHub, MemifStatus};
 use afxdp_driver::xdp::{self, DeviceProgram, StatsReader, Steering, XdpMode};
-use afxdp_driver::{AfXdpPort, AttachConfig, SteeringTable, UmemHandle};
+use afxdp_driver::{AfXdpPort, AnyPort, AttachConfig, SteeringTable, UmemHandle};
 use agent_api::contract::{AddPort, PortInfo, PortRole, PortStats, Refusal, RefusalKind};
 
 use super::build::PortFacts;
@@ -21,7 +22,7 @@ use crate::messages::PortCells;
 use crate::snapshot::{Mac, PortIndex, Snapshot};
 
 /// Largest MTU that a chunk of packet memory holds.
-const MAX_MTU: u32 = 1700;
+pub(super) const MAX_MTU: u32 = 1700;
 
 /// How devices are attached.
 #[derive(Debug, Clone)]
@@ -36,29 +37,73 @@ pub(super) struct PortSettings {
     pub(super) setup: SetupPlan,
 }
 
+/// What a port is to be made of.
+#[derive(Debug, Clone)]
+pub(super) enum PortKind {
+    /// The device that the request names.
+    Device,
+    /// A memif, of which the request's device is but the name.
+    Memif(Arc<MemifPlan>),
+}
+
+/// A memif that is to be opened.
+#[derive(Debug)]
+pub(super) struct MemifPlan {
+    pub(super) hub: Arc<MemifHub>,
+    pub(super) config: MemifConfig,
+    pub(super) mac: Mac,
+    pub(super) mtu: u32,
+}
+
+impl PortKind {
+    /// Chunks of packet memory that the port keeps, with rings of `ring` entries.
+    pub(super) fn chunks(&self, ring: u32) -> usize {
+        match self {
+            PortKind::Device => ring as usize,
+            // It copies: nothing of ours lies in its rings.
+            PortKind::Memif(_) => 0,
+        }
+    }
+}
+
 /// A number that is taken, and the memory of the worker that will serve the port.
 #[derive(Debug)]
 pub(super) struct Reservation {
     pub(super) port: PortIndex,
     pub(super) request: AddPort,
+    pub(super) kind: PortKind,
     pub(super) umem: UmemHandle,
     pub(super) settings: PortSettings,
 }
 
-/// A device that is attached and has no worker yet.
+/// What is known of an attached port's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The device's; a memif has none.
+    pub(super) ifindex: Option<u32>,
+    pub(super) mac: Mac,
+    pub(super) mtu: u32,
+}
+
+/// A port that is attached and has no worker yet.
 pub(super) struct Attached {
-    pub(super) io: AfXdpPort,
-    pub(super) facts: DeviceFacts,
-    pub(super) setup: DeviceSetup,
+    pub(super) io: AnyPort,
+    /// How, in words.
+    pub(super) mode: String,
+    pub(super) facts: Facts,
+    /// What has been changed on the device, to be undone.
+    pub(super) setup: Option<DeviceSetup>,
     pub(super) gauges: Option<Gauges>,
     pub(super) steering: Option<SteeringTable>,
 }
 
-/// Counters of the kernel. They hold the queue: to be dropped before the port is closed.
+/// What can be read of a port that is with its worker.
 #[derive(Debug)]
-pub(super) struct Gauges {
-    socket: StatsReader,
-    program: DeviceProgram,
+pub(super) enum Gauges {
+    /// Counters of the kernel. They hold the queue: to be dropped before the port is closed.
+    Xdp { socket: StatsReader, program: DeviceProgram },
+    /// The connection.
+    Memif(MemifStatus),
 }
 
 /// Where a port stands.
@@ -77,8 +122,10 @@ pub(super) enum Phase {
 pub(super) struct Port {
     pub(super) request: AddPort,
     pub(super) worker: usize,
+    /// Chunks of packet memory that it keeps.
+    pub(super) chunks: usize,
     pub(super) phase: Phase,
-    pub(super) facts: Option<DeviceFacts>,
+    pub(super) facts: Option<Facts>,
     pub(super) mode: String,
     pub(super) peer_mac: Option<Mac>,
     /// When the MAC address was learned; a port whose sender changes it all the time does not make us publish as often.
@@ -91,9 +138,10 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) fn reserved(request: AddPort, worker: usize) -> Self {
+    pub(super) fn reserved(request: AddPort, worker: usize, chunks: usize) -> Self {
         Port {
             worker,
+            chunks,
             phase: Phase::Reserved,
             facts: None,
             mode: String::new(),
@@ -140,6 +188,7 @@ impl Port {
         let cells = &self.cells;
         let mut kernel = BTreeMap::from([
             ("rx_oversize".to_owned(), cells.rx_oversize.read()),
+            ("rx_invalid".to_owned(), cells.rx_invalid.read()),
             ("tx_lost".to_owned(), cells.tx_lost.read()),
             ("tx_discarded".to_owned(), cells.tx_discarded.read()),
             ("tx_kernel_cycles".to_owned(), cells.kernel_cycles.read()),
@@ -161,35 +210,68 @@ impl Port {
 impl Gauges {
     fn of(io: &AfXdpPort) -> Option<Self> {
         let socket = io.stats_reader().ok()?;
-        Some(Gauges { socket, program: io.program().clone() })
+        Some(Gauges::Xdp { socket, program: io.program().clone() })
     }
 
     /// What can be read; nothing of a device that is gone.
     fn read(&self) -> Vec<(String, u64)> {
-        let mut rows = Vec::new();
-        if let Ok(stats) = self.socket.read() {
-            rows.extend([
-                ("rx_dropped", stats.rx_dropped),
-                ("rx_invalid_descs", stats.rx_invalid_descs),
-                ("tx_invalid_descs", stats.tx_invalid_descs),
-                ("rx_ring_full", stats.rx_ring_full),
-                ("rx_fill_ring_empty_descs", stats.rx_fill_ring_empty_descs),
-                ("tx_ring_empty_descs", stats.tx_ring_empty_descs),
-            ]);
-        }
-        if let Ok(verdicts) = self.program.verdicts() {
-            rows.extend([
-                ("xdp_redirected", verdicts.redirected),
-                ("xdp_passed", verdicts.passed),
-                ("xdp_no_socket", verdicts.no_socket),
-            ]);
-        }
+        let rows = match self {
+            Gauges::Xdp { socket, program } => kernel_counters(socket, program),
+            Gauges::Memif(status) => vec![("link_up", status.is_up().into()), ("link_ups", status.ups())],
+        };
         rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
-/// Makes a device ready and attaches it. Blocks for up to seconds. What was changed before an error is changed back.
+fn kernel_counters(socket: &StatsReader, program: &DeviceProgram) -> Vec<(&'static str, u64)> {
+    let mut rows = Vec::new();
+    if let Ok(stats) = socket.read() {
+        rows.extend([
+            ("rx_dropped", stats.rx_dropped),
+            ("rx_invalid_descs", stats.rx_invalid_descs),
+            ("tx_invalid_descs", stats.tx_invalid_descs),
+            ("rx_ring_full", stats.rx_ring_full),
+            ("rx_fill_ring_empty_descs", stats.rx_fill_ring_empty_descs),
+            ("tx_ring_empty_descs", stats.tx_ring_empty_descs),
+        ]);
+    }
+    if let Ok(verdicts) = program.verdicts() {
+        rows.extend([
+            ("xdp_redirected", verdicts.redirected),
+            ("xdp_passed", verdicts.passed),
+            ("xdp_no_socket", verdicts.no_socket),
+        ]);
+    }
+    rows
+}
+
+/// Makes what is reserved ready and attaches it. Blocks for up to seconds. What was changed before an error is changed
+/// back.
 pub(super) fn attach(reservation: &Reservation) -> Result<Attached, Refusal> {
+    match &reservation.kind {
+        PortKind::Device => attach_device(reservation),
+        PortKind::Memif(plan) => open_memif(plan),
+    }
+}
+
+/// Opens a memif with one queue. Its peer may come when it likes.
+fn open_memif(plan: &MemifPlan) -> Result<Attached, Refusal> {
+    let MemifPlan { hub, config, mac, mtu } = plan;
+    let object = format!("port {}", config.name);
+    let failed = |problem: String| refuse(RefusalKind::System, &object, "memif", problem);
+    let (mut ports, status) = hub.open(config.clone()).map_err(|error| failed(error.to_string()))?;
+    let io = ports.pop().ok_or_else(|| failed("has no queue".into()))?;
+    Ok(Attached {
+        io: AnyPort::Memif(io),
+        mode: format!("memif {}, id {} of {}", config.role, config.id, config.socket),
+        facts: Facts { ifindex: None, mac: *mac, mtu: *mtu },
+        setup: None,
+        gauges: Some(Gauges::Memif(status)),
+        steering: None,
+    })
+}
+
+fn attach_device(reservation: &Reservation) -> Result<Attached, Refusal> {
     let Reservation { request, umem, settings, .. } = reservation;
     let device = request.device.as_str();
     let object = format!("port {device}");
@@ -217,7 +299,14 @@ pub(super) fn attach(reservation: &Reservation) -> Result<Attached, Refusal> {
     if facts.mtu > MAX_MTU {
         tracing::warn!(device, mtu = facts.mtu, "packets longer than {MAX_MTU} bytes are lost at this port");
     }
-    Ok(Attached { facts, setup, gauges: Gauges::of(&io), steering: io.steering(), io })
+    Ok(Attached {
+        mode: io.mode().to_string(),
+        facts: Facts { ifindex: Some(facts.ifindex), mac: facts.mac, mtu: facts.mtu },
+        setup: Some(setup),
+        gauges: Gauges::of(&io),
+        steering: io.steering(),
+        io: AnyPort::Xdp(io),
+    })
 }
 
 /// Up, and with one queue.

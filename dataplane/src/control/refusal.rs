@@ -19,6 +19,9 @@ pub(super) fn not_compiled(error: CompileError) -> Refusal {
         CompileError::Invalid { object, field, problem } => {
             refuse(RefusalKind::Invalid, object, field, problem)
         }
+        CompileError::Missing { ref object } => {
+            refuse(RefusalKind::NotFound, object.clone(), "name", "is to be removed, but is not there")
+        }
         CompileError::Capacity { resource, ref culprit, .. } => {
             refuse(RefusalKind::Capacity, culprit.clone(), resource, error.to_string())
         }
@@ -26,9 +29,9 @@ pub(super) fn not_compiled(error: CompileError) -> Refusal {
 }
 
 /// The generation that the caller believed in is not the running one.
-pub(super) fn conflict(expected: u64, running: u64) -> Refusal {
+pub(super) fn conflict(call: &str, field: &str, expected: u64, running: u64) -> Refusal {
     let problem = format!("expected {expected}, but {running} is running");
-    refuse(RefusalKind::Conflict, "Apply", "expected_generation", problem)
+    refuse(RefusalKind::Conflict, call, field, problem)
 }
 
 /// The control thread has ended.

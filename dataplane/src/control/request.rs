@@ -1,39 +1,35 @@
 //! [`Request`]: what is asked of the control thread.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
-use afxdp_driver::xdp::ClosedPort;
+use afxdp_driver::Ended;
 use agent_api::contract::{AddPort, Applied, DropEvent, PortInfo, PortStats, Refusal};
-use policy_compiler::intent::Intent;
 use policy_compiler::tables::Tables;
 use tokio::sync::{broadcast, oneshot};
 
 use super::neighbours::News;
-use super::ports::{Attached, Reservation};
+use super::ports::{Attached, PortKind, Reservation};
 use crate::snapshot::PortIndex;
 
 /// Where an answer goes. Whoever has stopped waiting misses it; what was asked is done all the same.
 pub(super) type Answer<T> = oneshot::Sender<T>;
 
-/// The state in force.
+/// How far the workers are.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) generation: u64,
     /// By worker: the generation that it has passed.
     pub(super) workers: Vec<u64>,
-    pub(super) intent: Arc<Intent>,
 }
 
 /// What is asked of the control thread.
 pub(super) enum Request {
     /// Put these tables in force; answer when every worker has passed them.
-    Apply { tables: Tables, intent: Arc<Intent>, began: Instant, answer: Answer<Result<Applied, Refusal>> },
-    /// What is in force.
+    Apply { tables: Tables, began: Instant, answer: Answer<Result<Applied, Refusal>> },
+    /// What each worker has passed.
     Running(Answer<Running>),
     /// Take a port number.
-    Reserve { request: AddPort, answer: Answer<Result<Reservation, Refusal>> },
+    Reserve { request: AddPort, kind: PortKind, answer: Answer<Result<Reservation, Refusal>> },
     /// Give a number back: the attachment failed.
     Release(PortIndex),
     /// Hand the attached device to its worker; answer when every worker knows it.
@@ -41,7 +37,7 @@ pub(super) enum Request {
     /// Detach; answer when the device is as it was found.
     Remove { device: String, answer: Answer<Result<(), Refusal>> },
     /// A port that its worker had handed back is closed.
-    Closed { port: PortIndex, closed: ClosedPort },
+    Closed { port: PortIndex, ended: Ended },
     /// The devices' names, by port number.
     Devices(Answer<BTreeMap<PortIndex, String>>),
     /// The ports.

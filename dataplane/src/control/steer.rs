@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use afxdp_driver::{SteeringError, SteeringTable};
 use ipnet::IpNet;
-use policy_compiler::intent::{FrontendKind, Intent};
+use policy_compiler::tables::Tables;
 
 use crate::wire::vxlan;
 use crate::wire::{ICMP, TCP, UDP};
@@ -23,41 +23,38 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// What an intent makes ours. `snat_ports` serve as ICMP identifiers, too.
-    pub(super) fn of(intent: &Intent, snat_ports: (u16, u16)) -> Self {
-        let Some(node) = intent.nodes.iter().find(|node| node.name == intent.node) else {
+    /// What the tables make ours. `snat_ports` serve as ICMP identifiers, too.
+    pub(super) fn of(tables: &Tables, snat_ports: (u16, u16)) -> Self {
+        let Some(node) = tables.routes.this_node() else {
             return Self::default();
         };
         let snat = snat_ports.0..=snat_ports.1;
         let mut ports =
             vec![(UDP, vxlan::PORT..=vxlan::PORT), (UDP, snat.clone()), (TCP, snat.clone()), (ICMP, snat)];
-        let mut prefixes: BTreeSet<IpNet> =
-            node.pod_cidrs.iter().chain(&intent.service_ranges).map(IpNet::trunc).collect();
+        let mut prefixes: BTreeSet<IpNet> = tables.routes.own_ranges().iter().map(IpNet::trunc).collect();
         let ranges: Vec<IpNet> = prefixes.iter().copied().collect();
         let mut add = |address: IpAddr| {
             if !ranges.iter().any(|range| range.contains(&address)) {
                 prefixes.insert(address.into());
             }
         };
-        let own =
-            intent.endpoints.iter().filter(|endpoint| endpoint.node == intent.node && !endpoint.host_network);
-        own.flat_map(|endpoint| &endpoint.addresses).for_each(|address| add(*address));
-        for service in &intent.services {
-            let Some(protocol) = service.protocol.map(|protocol| protocol as u8) else { continue };
-            for frontend in &service.frontends {
-                match frontend.address {
-                    // An address of the node itself stays the kernel's but for this port.
-                    Some(address) if node.addresses.contains(&address) => {
-                        ports.push((protocol, frontend.port..=frontend.port));
-                    }
-                    Some(address) => add(address),
-                    None if frontend.kind == FrontendKind::NodePort => {
-                        ports.push((protocol, frontend.port..=frontend.port));
-                    }
-                    None => {}
-                }
+        tables
+            .routes
+            .endpoints()
+            .iter()
+            .flat_map(|endpoint| &endpoint.addresses)
+            .for_each(|address| add(*address));
+        for (address, protocol, port, node_port) in tables.services.frontends() {
+            // An address of the node itself stays the kernel's but for this port.
+            if node_port || node.addresses.contains(&address) {
+                ports.push((protocol, port..=port));
+            } else {
+                add(address);
             }
         }
+        // In one order, whatever the tables': what is the same is not set again.
+        ports.sort_by_key(|(protocol, ports)| (*protocol, *ports.start(), *ports.end()));
+        ports.dedup();
         let prefixes = prefixes.iter().map(|prefix| (prefix.addr(), prefix.prefix_len())).collect();
         Wanted { prefixes, local: node.addresses.clone(), ports }
     }
@@ -71,7 +68,8 @@ impl Wanted {
 
 #[cfg(test)]
 mod tests {
-    use policy_compiler::intent::{Frontend, Node, Protocol, Service};
+    use policy_compiler::intent::{Frontend, FrontendKind, Intent, Node, Protocol, Service};
+    use policy_compiler::tables::Capacity;
 
     use super::*;
 
@@ -104,7 +102,8 @@ mod tests {
             service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
             ..Intent::default()
         };
-        let wanted = Wanted::of(&intent, (61000, 65535));
+        let tables = Tables::compile(&intent, 1, &Capacity::default()).unwrap();
+        let wanted = Wanted::of(&tables, (61000, 65535));
         let prefixes: Vec<String> =
             wanted.prefixes.iter().map(|(address, length)| format!("{address}/{length}")).collect();
         assert_eq!(prefixes, ["10.1.0.0/24", "10.96.0.0/16", "198.51.100.1/32"]);
@@ -116,6 +115,6 @@ mod tests {
 
     #[test]
     fn before_the_first_state_nothing_is_ours() {
-        assert_eq!(Wanted::of(&Intent::default(), (61000, 65535)), Wanted::default());
+        assert_eq!(Wanted::of(&Tables::empty(), (61000, 65535)), Wanted::default());
     }
 }

@@ -10,10 +10,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use afxdp_driver::{AfXdpPort, UmemHandle};
+use afxdp_driver::{AnyPort, UmemHandle};
 use agent_api::contract::{Applied, PortRole, Refusal, RefusalKind};
 use crossbeam::channel::{Receiver, Sender, select};
-use policy_compiler::intent::Intent;
 use policy_compiler::tables::Tables;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -46,7 +45,7 @@ const LEARN_PAUSE: Duration = Duration::from_secs(1);
 /// A worker, seen from here.
 #[derive(Debug)]
 pub(super) struct WorkerEnd {
-    pub(super) commands: Sender<Command<AfXdpPort>>,
+    pub(super) commands: Sender<Command<AnyPort>>,
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) counters: Arc<WorkerCounters>,
     /// What ports are attached to.
@@ -67,7 +66,7 @@ pub(super) struct ControlParts {
     pub(super) requests: Receiver<Request>,
     /// For its own helpers' answers.
     pub(super) own_requests: Sender<Request>,
-    pub(super) events: Receiver<Event<AfXdpPort>>,
+    pub(super) events: Receiver<Event<AnyPort>>,
     pub(super) asks: UnboundedSender<Ask>,
     pub(super) start: Instant,
 }
@@ -76,10 +75,11 @@ pub(super) struct ControlParts {
 pub(super) struct Control {
     pub(super) parts: ControlParts,
     pub(super) tables: Tables,
-    pub(super) intent: Arc<Intent>,
     /// By port number.
     pub(super) ports: Vec<Option<Port>>,
     surroundings: Surroundings,
+    /// What the uplink's program was told last.
+    pub(super) steered: Option<Wanted>,
     drops: DropFeed,
     watched: bool,
     /// Events that workers lost, as far as they are accounted for.
@@ -110,10 +110,10 @@ pub(super) enum Then {
 impl Control {
     pub(super) fn new(parts: ControlParts) -> Self {
         let snapshot = parts.publisher.publication().load();
-        parts.history.record(snapshot.epoch, snapshot.tables.clone());
+        parts.history.record(snapshot.epoch, &snapshot.tables);
         Control {
             tables: snapshot.tables.clone(),
-            intent: Arc::default(),
+            steered: None,
             ports: Vec::new(),
             surroundings: Surroundings::default(),
             drops: DropFeed::new(parts.start),
@@ -170,13 +170,13 @@ impl Control {
     fn answer(&mut self, request: Request) {
         // Whoever has stopped waiting for an answer does not need it.
         match request {
-            Request::Apply { tables, intent, began, answer } => self.apply(tables, intent, began, answer),
+            Request::Apply { tables, began, answer } => self.apply(tables, began, answer),
             Request::Running(answer) => drop(answer.send(self.running())),
-            Request::Reserve { request, answer } => drop(answer.send(self.reserve(request))),
+            Request::Reserve { request, kind, answer } => drop(answer.send(self.reserve(request, kind))),
             Request::Release(port) => self.free(port),
             Request::Serve { port, attached, answer } => self.serve(port, *attached, answer),
             Request::Remove { device, answer } => self.remove(&device, answer),
-            Request::Closed { port, closed } => self.closed(port, closed),
+            Request::Closed { port, ended } => self.closed(port, ended),
             Request::Devices(answer) => drop(answer.send(self.devices())),
             Request::Ports(answer) => drop(answer.send(self.port_infos())),
             Request::PortStats(answer) => {
@@ -201,7 +201,7 @@ impl Control {
         }
     }
 
-    fn hear(&mut self, event: Event<AfXdpPort>) {
+    fn hear(&mut self, event: Event<AnyPort>) {
         match event {
             Event::Detached { port, io } => self.close(port, io),
             Event::PeerMac { port, mac } => self.learn(port, mac),
@@ -218,36 +218,40 @@ impl Control {
         }
     }
 
-    fn apply(
-        &mut self,
-        tables: Tables,
-        intent: Arc<Intent>,
-        began: Instant,
-        answer: Answer<Result<Applied, Refusal>>,
-    ) {
+    fn apply(&mut self, tables: Tables, began: Instant, answer: Answer<Result<Applied, Refusal>>) {
         let generation = tables.generation;
-        if let Err(refusal) = self.steer(&intent) {
+        if let Err(refusal) = self.steer(&tables) {
             drop(answer.send(Err(refusal)));
             return;
         }
-        (self.tables, self.intent) = (tables, intent);
+        let before = std::mem::replace(&mut self.tables, tables);
         let epoch = self.publish();
-        self.parts.history.record(epoch, self.tables.clone());
-        self.ask(Ask::Peers(build::tunnel_addresses(&self.tables)));
+        self.parts.history.record(epoch, &self.tables);
+        if !self.tables.routes.has_nodes_of(&before.routes) {
+            self.ask(Ask::Peers(build::tunnel_addresses(&self.tables)));
+        }
         self.wait(epoch, Then::Applied { generation, began, answer });
     }
 
-    /// Tells the uplink's program what `intent` makes ours. Where it is refused, what was in force is so again.
-    pub(super) fn steer(&self, intent: &Intent) -> Result<(), Refusal> {
+    /// Tells the uplink's program what `tables` make ours. Where it is refused, what was in force is so again.
+    pub(super) fn steer(&mut self, tables: &Tables) -> Result<(), Refusal> {
         let Some(table) = self.ports.iter().flatten().find_map(|port| port.steering.as_ref()) else {
+            self.steered = None;
             return Ok(());
         };
-        Wanted::of(intent, self.parts.settings.snat_ports).set(table).map_err(|error| {
-            if let Err(error) = Wanted::of(&self.intent, self.parts.settings.snat_ports).set(table) {
+        let wanted = Wanted::of(tables, self.parts.settings.snat_ports);
+        if self.steered.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        if let Err(error) = wanted.set(table) {
+            if let Err(error) = Wanted::of(&self.tables, self.parts.settings.snat_ports).set(table) {
                 tracing::error!(%error, "the uplink's steering is between two states");
             }
-            refuse(RefusalKind::Capacity, "uplink", "steering", error.to_string())
-        })
+            self.steered = None;
+            return Err(refuse(RefusalKind::Capacity, "uplink", "steering", error.to_string()));
+        }
+        self.steered = Some(wanted);
+        Ok(())
     }
 
     /// Publishes what is known, and wakes everyone.
@@ -311,10 +315,10 @@ impl Control {
         let generation = self.tables.generation;
         let current = self.parts.publisher.publication().load().epoch;
         let all = self.parts.publisher.passed(current).is_ok();
-        let passed = |epoch: u32| self.parts.history.tables(epoch).map_or(0, |tables| tables.generation);
+        let passed = |epoch: u32| self.parts.history.judges(epoch).map_or(0, |judges| judges.generation);
         let seen = self.parts.publisher.publication().seen();
         let workers = seen.into_iter().map(|epoch| if all { generation } else { passed(epoch) }).collect();
-        Running { generation, workers, intent: Arc::clone(&self.intent) }
+        Running { workers }
     }
 
     /// Learns the MAC address behind a port. One that was given is not changed; another is, but not all the time.
@@ -335,7 +339,7 @@ impl Control {
         self.lost = lost;
         let port = self.ports.get(record.port as usize).and_then(Option::as_ref);
         let device = port.map_or("", |port| port.request.device.as_str());
-        self.drops.send(record, device, self.parts.history.tables(record.epoch).as_ref());
+        self.drops.send(record, device, self.parts.history.judges(record.epoch).as_ref());
     }
 
     fn events_lost(&self) -> u64 {
@@ -357,7 +361,7 @@ impl Control {
     }
 
     /// Sends a command to the worker that serves a port.
-    pub(super) fn command_of(&self, port: PortIndex, command: Command<AfXdpPort>) {
+    pub(super) fn command_of(&self, port: PortIndex, command: Command<AnyPort>) {
         let worker = self.ports.get(port as usize).and_then(Option::as_ref).map(|port| port.worker);
         if let Some(worker) = worker.and_then(|worker| self.parts.workers.get(worker)) {
             // A worker that has ended serves no port.

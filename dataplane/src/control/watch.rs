@@ -10,9 +10,8 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
-use super::history::rule_text;
+use super::history::{Judges, rule_text};
 use crate::messages::DropRecord;
-use policy_compiler::tables::Tables;
 
 /// Events a second, at most.
 const RATE: u32 = 2000;
@@ -62,7 +61,7 @@ impl DropFeed {
     }
 
     /// Sends an event on, if this second has room for it.
-    pub(super) fn send(&mut self, record: &DropRecord, device: &str, tables: Option<&Tables>) {
+    pub(super) fn send(&mut self, record: &DropRecord, device: &str, judged_by: Option<&Judges>) {
         if self.second.elapsed() >= Duration::from_secs(1) {
             (self.second, self.budget) = (Instant::now(), RATE);
         }
@@ -80,8 +79,8 @@ impl DropFeed {
             dst: record.addresses.map(|(_, dst)| dst),
             dst_port: record.dst_port,
             protocol: record.protocol,
-            rule: rule_of(record, tables),
-            generation: tables.map_or(0, |tables| tables.generation),
+            rule: rule_of(record, judged_by),
+            generation: judged_by.map_or(0, |judges| judges.generation),
             missed: std::mem::take(&mut self.missed),
         };
         // Without a watcher it is for nobody.
@@ -90,9 +89,9 @@ impl DropFeed {
 }
 
 /// Empty where no policy was asked.
-fn rule_of(record: &DropRecord, tables: Option<&Tables>) -> String {
-    match tables {
-        Some(tables) if record.rule != RuleId::DEFAULT_ALLOW => rule_text(&tables.policy, record.rule),
+fn rule_of(record: &DropRecord, judged_by: Option<&Judges>) -> String {
+    match judged_by {
+        Some(judges) if record.rule != RuleId::DEFAULT_ALLOW => rule_text(&judges.rules, record.rule),
         _ => String::new(),
     }
 }

@@ -6,13 +6,14 @@
 //!                    └──► tags of the bucket (16 slots) ──► of the second bucket ──► miss
 //! ```
 //!
-//! * [`table`]: the table itself: plain words of atomics, a sequence lock a line, readable by every worker.
+//! * [`table`]: the table itself: plain words of atomics, readable by every worker.  * `line`: its sequence lock.
 //! * [`entry`]: what a line says.  * [`state`]: TCP states, time-outs, who is evicted first.
 //!
 //! It is not for: deciding (see [`crate::judge`]).
 
 pub mod entry;
 mod hit;
+mod line;
 pub mod state;
 pub mod table;
 

@@ -5,20 +5,20 @@
 //!   line   = [ sequence, epoch │ answer │ partner, deltas │ activity │ key │ rewritten ]
 //! ```
 //!
-//! A line's first word is its lock: odd while somebody writes. A reader takes the words, and takes them again where the
-//! lock was odd or has changed. The activity word stands outside of the lock: the flow's worker writes it with each
-//! packet, and nothing is decided by it but age.
+//! A line's first word is its lock (`line`). The activity word stands outside of the lock: the flow's
+//! worker writes it with each packet, and nothing is decided by it but age.
 //!
 //! A full pair of buckets makes room by a stated rule: what has timed out, else what is closed or denied, else the
 //! oldest flow that nobody has answered. A flow that both sides speak in is never pushed out.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use afxdp_driver::{HugePages, Region, RegionError, cpu};
 
 use super::FlowView;
 use super::entry::{Entry, Flags, Key, NO_PARTNER, address_words, decode, encode};
 use super::hit::Hit;
+use super::line::{Line, Locked};
 use super::state::{self, Activity, Standing};
 use crate::wire::hash::{hash_v4, hash_v6};
 
@@ -30,8 +30,8 @@ const TAG_WORDS: usize = WAYS / 8;
 const BESIDE: usize = 1;
 /// Calls of `sweep` that go through all of the table.
 const SWEEPS: usize = 64;
-/// Word of the line that holds its [`Activity`].
-const ACTIVITY: usize = 3;
+/// Word of the line whose low half is the partner's number.
+const PARTNER: usize = 2;
 
 /// A table of lines of `WORDS` words: 8 for IPv4, 16 for IPv6.
 #[derive(Debug)]
@@ -119,15 +119,27 @@ impl<const WORDS: usize> Table<WORDS> {
         slot
     }
 
-    /// Number of the line beside one that turned out to be another flow's: most flows without a place at home have theirs
-    /// there. It is on its way, and so are the tags, for those that have not.
-    #[inline(never)]
-    pub(crate) fn expect_beside(&self, slot: u32, hash: u64) -> u32 {
+    /// All that a search for `hash`, or placing an entry, looks at first is on its way: for flows that are likely not there.
+    #[inline]
+    pub(crate) fn expect_new(&self, hash: u64) -> u32 {
+        self.prefetch_tags(hash);
+        self.expect(hash)
+    }
+
+    #[inline]
+    fn prefetch_tags(&self, hash: u64) {
         for bucket in self.buckets_of(hash) {
             if let Some(tags) = self.tags.words().get(bucket * TAG_WORDS) {
                 cpu::prefetch(tags);
             }
         }
+    }
+
+    /// Number of the line beside one that turned out to be another flow's: most flows without a place at home have theirs
+    /// there. It is on its way, and so are the tags, for those that have not.
+    #[inline(never)]
+    pub(crate) fn expect_beside(&self, slot: u32, hash: u64) -> u32 {
+        self.prefetch_tags(hash);
         let beside = slot ^ BESIDE as u32;
         self.prefetch_line(beside);
         beside
@@ -137,7 +149,7 @@ impl<const WORDS: usize> Table<WORDS> {
     #[inline(always)]
     pub(crate) fn bears(&self, slot: u32, ports: u64) -> bool {
         self.line(slot as usize)
-            .is_some_and(|line| line[4 + address_words::<WORDS>()].load(Ordering::Relaxed) == ports)
+            .is_some_and(|line| line.words()[4 + address_words::<WORDS>()].load(Ordering::Relaxed) == ports)
     }
 
     /// What a line says, where it answers for the packet, as of `epoch`, and nobody is writing to it.
@@ -151,19 +163,16 @@ impl<const WORDS: usize> Table<WORDS> {
     ) -> Option<Hit<'_, A>> {
         const { assert!(A == address_words::<WORDS>()) };
         let line = self.line(slot as usize)?;
-        let before = line[0].load(Ordering::Acquire);
-        let word = |index: usize| line[index].load(Ordering::Relaxed);
-        let (answer, partner_and_deltas) = (word(1), word(2));
-        let key: [u64; A] = std::array::from_fn(|index| word(4 + index));
-        let key_ports = word(4 + A);
-        let rewritten = std::array::from_fn(|index| word(5 + A + index));
-        let rewritten_ports = word(5 + 2 * A);
-        fence(Ordering::Acquire);
-        let written = before ^ line[0].load(Ordering::Relaxed) | before & 1;
+        let (before, unsteady, words) = line.glance(|line| {
+            let key: [u64; A] = std::array::from_fn(|index| line.word(4 + index));
+            let rewritten: [u64; A] = std::array::from_fn(|index| line.word(5 + A + index));
+            (line.word(1), line.word(2), key, line.word(4 + A), rewritten, line.word(5 + 2 * A))
+        });
+        let (answer, partner_and_deltas, key, key_ports, rewritten, rewritten_ports) = words;
         let other_epoch = before >> 32 ^ u64::from(epoch);
         let differs = key.iter().zip(addresses).fold(key_ports ^ ports, |all, (a, b)| all | (a ^ b));
-        (written | other_epoch | differs == 0).then_some(Hit {
-            activity: &line[ACTIVITY],
+        (unsteady | other_epoch | differs == 0).then_some(Hit {
+            activity: line.activity(),
             answer,
             partner_and_deltas,
             addresses: rewritten,
@@ -213,7 +222,7 @@ impl<const WORDS: usize> Table<WORDS> {
     /// What has passed by a line.
     #[inline]
     pub fn activity(&self, slot: u32) -> Activity {
-        let word = self.line(slot as usize).map_or(0, |line| line[ACTIVITY].load(Ordering::Relaxed));
+        let word = self.line(slot as usize).map_or(0, |line| line.activity().load(Ordering::Relaxed));
         Activity::decode(word)
     }
 
@@ -221,11 +230,11 @@ impl<const WORDS: usize> Table<WORDS> {
     #[inline(always)]
     pub fn touch(&self, slot: u32, now_seconds: u32, bits: u8) {
         if let Some(line) = self.line(slot as usize) {
-            let mut activity = Activity::decode(line[ACTIVITY].load(Ordering::Relaxed));
+            let mut activity = Activity::decode(line.activity().load(Ordering::Relaxed));
             activity.last_seen = now_seconds;
             activity.bits |= bits;
             activity.packets = activity.packets.wrapping_add(1);
-            line[ACTIVITY].store(activity.encode(), Ordering::Relaxed);
+            line.activity().store(activity.encode(), Ordering::Relaxed);
         }
     }
 
@@ -249,8 +258,8 @@ impl<const WORDS: usize> Table<WORDS> {
     /// Replaces what a line says. The key must be the same.
     pub fn update(&self, slot: u32, entry: &Entry) {
         self.write(slot as usize, |line| {
-            if line[4 + address_words::<WORDS>()].load(Ordering::Relaxed) == entry.key.ports {
-                store(line, &encode(entry));
+            if line.word(4 + address_words::<WORDS>()) == entry.key.ports {
+                line.store(&encode(entry));
             }
         });
     }
@@ -349,6 +358,15 @@ impl<const WORDS: usize> Table<WORDS> {
 
     /// The flow to push out, and as what; `None` for the standing of one whose time was over anyway.
     fn worst(&self, candidates: &[usize], now_seconds: u32, kept: u32) -> Option<(u32, Option<Standing>)> {
+        // Both lines of each flow are looked at: all of them at once are on their way before the first is.
+        for slot in candidates {
+            self.prefetch_line(*slot as u32);
+        }
+        for slot in candidates {
+            if let Some(line) = self.line(*slot) {
+                self.prefetch_line(line.words()[PARTNER].load(Ordering::Relaxed) as u32);
+            }
+        }
         let mut worst: Option<(Standing, u32, u32)> = None;
         for slot in candidates.iter().map(|&slot| slot as u32).filter(|&slot| slot != kept) {
             let Some(entry) = self.entry(slot) else { continue };
@@ -372,12 +390,12 @@ impl<const WORDS: usize> Table<WORDS> {
     /// Writes an entry into an empty line. False where somebody else was faster.
     fn claim(&self, slot: usize, entry: &Entry, now_seconds: u32, hash: u64) -> bool {
         let taken = self.write(slot, |line| {
-            if line[4 + address_words::<WORDS>()].load(Ordering::Relaxed) != 0 {
+            if line.word(4 + address_words::<WORDS>()) != 0 {
                 return false;
             }
-            store(line, &encode(entry));
+            line.store(&encode(entry));
             let activity = Activity { last_seen: now_seconds, bits: 0, packets: 0 };
-            line[ACTIVITY].store(activity.encode(), Ordering::Relaxed);
+            line.activity().store(activity.encode(), Ordering::Relaxed);
             self.set_tag(slot, tag_of(hash));
             true
         });
@@ -388,8 +406,8 @@ impl<const WORDS: usize> Table<WORDS> {
 
     fn clear(&self, slot: u32) {
         let cleared = self.write(slot as usize, |line| {
-            let was_used = line[4 + address_words::<WORDS>()].load(Ordering::Relaxed) != 0;
-            store(line, &[0; WORDS]);
+            let was_used = line.word(4 + address_words::<WORDS>()) != 0;
+            line.store(&[0; WORDS]);
             self.set_tag(slot as usize, 0);
             was_used
         });
@@ -397,63 +415,30 @@ impl<const WORDS: usize> Table<WORDS> {
     }
 
     /// Runs `change` under the line's lock; `None` where there is no such line.
-    fn write<T>(&self, slot: usize, change: impl FnOnce(&[AtomicU64; WORDS]) -> T) -> Option<T> {
-        let line = self.line(slot)?;
-        // The low half counts writes; odd while one is going on. The high half is the epoch, written by `store`.
-        let mut word = line[0].load(Ordering::Relaxed);
-        loop {
-            if word & 1 == 1 {
-                std::hint::spin_loop();
-                word = line[0].load(Ordering::Relaxed);
-                continue;
-            }
-            match line[0].compare_exchange_weak(word, word | 1, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => break,
-                Err(now) => word = now,
-            }
-        }
-        // Readers that see any word written below also see the lock odd.
-        fence(Ordering::Release);
-        let result = change(line);
-        let written = line[0].load(Ordering::Relaxed);
-        let sequence = (word as u32).wrapping_add(2);
-        line[0].store(written & !0xffff_ffff | sequence as u64, Ordering::Release);
-        Some(result)
+    fn write<T>(&self, slot: usize, change: impl FnOnce(Locked<'_, WORDS>) -> T) -> Option<T> {
+        self.line(slot).map(|line| line.write(change))
     }
 
     /// The words of a line, consistent among themselves.
     #[inline(always)]
     fn words(&self, slot: usize) -> Option<[u64; WORDS]> {
-        let line = self.line(slot)?;
-        loop {
-            let before = line[0].load(Ordering::Acquire);
-            let mut words = [0; WORDS];
-            for (word, place) in words.iter_mut().zip(line).skip(1) {
-                *word = place.load(Ordering::Relaxed);
-            }
-            fence(Ordering::Acquire);
-            let after = line[0].load(Ordering::Relaxed);
-            if before == after && before & 1 == 0 {
-                words[0] = before;
-                return Some(words);
-            }
-            std::hint::spin_loop();
-        }
+        self.line(slot).map(Line::read)
     }
 
     #[inline(always)]
     fn prefetch_line(&self, slot: u32) {
         if let Some(line) = self.line(slot as usize) {
-            cpu::prefetch(&line[0]);
+            let words = line.words();
+            cpu::prefetch(&words[0]);
             if WORDS > 8 {
-                cpu::prefetch(&line[WORDS / 2]);
+                cpu::prefetch(&words[WORDS / 2]);
             }
         }
     }
 
     #[inline(always)]
-    fn line(&self, slot: usize) -> Option<&[AtomicU64; WORDS]> {
-        self.lines.words().as_chunks::<WORDS>().0.get(slot)
+    fn line(&self, slot: usize) -> Option<Line<'_, WORDS>> {
+        self.lines.words().as_chunks::<WORDS>().0.get(slot).map(Line::new)
     }
 
     /// The line in which a flow is put where that is free.
@@ -538,15 +523,6 @@ impl Life {
 
     fn is_over(&self, now_seconds: u32) -> bool {
         self.idle(now_seconds) > state::timeout(self.protocol, self.drops, self.own, self.other)
-    }
-}
-
-/// Writes all words but the activity; of the first only the epoch, as the rest of it is the lock.
-fn store<const WORDS: usize>(line: &[AtomicU64; WORDS], words: &[u64; WORDS]) {
-    let lock = line[0].load(Ordering::Relaxed) & 0xffff_ffff;
-    line[0].store(words[0] | lock, Ordering::Relaxed);
-    for (index, place) in line.iter().enumerate().skip(1).filter(|(index, _)| *index != ACTIVITY) {
-        place.store(words[index], Ordering::Relaxed);
     }
 }
 

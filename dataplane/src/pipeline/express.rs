@@ -18,8 +18,8 @@ use crate::flow::entry::words_of;
 use crate::flow::{Flags, FlowTables, Hit, Key};
 use crate::snapshot::{Egress, PortView, Role, Snapshot};
 use crate::wire::checksum::{adjust, adjust_udp};
-use crate::wire::hash::hash_v4;
-use crate::wire::parse::{self, FRAGMENT, PLAIN_V4_LEN, PLAIN_V6_LEN, PlainV4, chunk};
+use crate::wire::hash::{hash_v4, hash_v6};
+use crate::wire::parse::{FRAGMENT, PLAIN_V4_LEN, PLAIN_V6_LEN, PlainV4, PlainV6, chunk};
 use crate::wire::vxlan::{self, Inside};
 use crate::wire::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, L4Kind, TCP, UDP, tcp};
 
@@ -53,7 +53,7 @@ impl Head {
         *self = Head {
             ports: if is_plain { item.key().ports } else { 0 },
             hash: item.hash,
-            slot: if parsed.v6 { flows.v6.expect(item.hash) } else { flows.v4.expect(item.hash) },
+            slot: if parsed.v6 { flows.v6.expect_new(item.hash) } else { flows.v4.expect_new(item.hash) },
             ip_len: parsed.ip_len,
             kind: Head::IS_READ | if parsed.v6 { Head::IPV6 } else { 0 },
         };
@@ -98,10 +98,10 @@ impl Lane {
         u64::from_ne_bytes([0, 0, 0, 0, 0x08, 0x00, 0x45, 0]),
         u64::from_ne_bytes([0, 0, 0, 0, 0xff, 0xff, 0xff, 0]),
     );
-    /// Of a frame of IPv6: the EtherType; the version has been seen to.
+    /// Of a frame of IPv6: EtherType and version.
     const IPV6: (u64, u64) = (
-        u64::from_ne_bytes([0, 0, 0, 0, 0x86, 0xdd, 0, 0]),
-        u64::from_ne_bytes([0, 0, 0, 0, 0xff, 0xff, 0, 0]),
+        u64::from_ne_bytes([0, 0, 0, 0, 0x86, 0xdd, 0x60, 0]),
+        u64::from_ne_bytes([0, 0, 0, 0, 0xff, 0xff, 0xf0, 0]),
     );
     /// What an entry is refused by.
     const JUDGED: u16 = Flags::DROP.0 | Flags::FROM_UPLINK.0;
@@ -161,26 +161,28 @@ impl Lane {
         true
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn read_v6(&self, flows: &FlowTables, frame: &Frame, head: &mut Head) -> bool {
         let Some(bytes) = frame.first_chunk::<PLAIN_V6_LEN>() else { return false };
-        let Some(parsed) = parse::parse_plain_v6(bytes, frame.len()) else { return false };
-        let may_send = match &self.sources {
-            Some((_, source)) => parsed.addresses[..2] == *source,
-            None => is_no_tunnel(parsed.protocol, parsed.dst_port),
-        };
-        let is_fit = may_send
-            && bytes.first_chunk().is_some_and(|first| {
-                self.admits(first, (self.expected[1] | Self::IPV6.0, self.mask[1] | Self::IPV6.1))
-            })
-            && is_in_midstream(parsed.protocol, parsed.tcp_flags, parsed.ttl);
-        if is_fit {
-            let key = Key::of(&parsed);
-            let hash = flows.v6.hash(&key);
-            let slot = flows.v6.expect(hash);
-            *head = Head { ports: key.ports, hash, slot, ip_len: parsed.ip_len, kind: Head::IPV6 };
+        let family = (self.expected[1] | Self::IPV6.0, self.mask[1] | Self::IPV6.1);
+        if !bytes.first_chunk().is_some_and(|first| self.admits(first, family)) {
+            return false;
         }
-        is_fit
+        let Some(plain) = PlainV6::read(bytes, frame.len()) else { return false };
+        let addresses: [u64; 4] = std::array::from_fn(|word| u64::from_ne_bytes(chunk(bytes, 22 + 8 * word)));
+        let ports = u32::from_be_bytes(chunk(bytes, PlainV6::L4));
+        let may_send = match &self.sources {
+            Some((_, source)) => (addresses[0] ^ source[0]) | (addresses[1] ^ source[1]) == 0,
+            None => is_no_tunnel(plain.protocol, ports as u16),
+        };
+        if !may_send || !is_in_midstream(plain.protocol, plain.tcp_flags, plain.hop_limit) {
+            return false;
+        }
+        let ports = Key::ports_word((ports >> 16) as u16, ports as u16, plain.protocol);
+        let hash = hash_v6(&addresses, ports, flows.v6.seed());
+        let slot = flows.v6.expect(hash);
+        *head = Head { ports, hash, slot, ip_len: plain.ip_len, kind: Head::IPV6 };
+        true
     }
 
     /// Whether the frame is for the port, by whom it is expected from, and its second eight bytes are as they should be.
@@ -222,7 +224,11 @@ fn is_no_tunnel(protocol: u8, dst_port: u16) -> bool {
 #[inline(always)]
 pub(super) fn look_beside(flows: &FlowTables, heads: &mut [Head]) {
     for head in heads {
-        if !flows.v4.bears(head.slot, head.ports) && head.ports != 0 {
+        let at_home = match head.is_v6() {
+            false => flows.v4.bears(head.slot, head.ports),
+            true => flows.v6.bears(head.slot, head.ports),
+        };
+        if !at_home && head.ports != 0 {
             expect_beside(flows, head);
         }
     }
@@ -230,11 +236,11 @@ pub(super) fn look_beside(flows: &FlowTables, heads: &mut [Head]) {
 
 #[inline(never)]
 fn expect_beside(flows: &FlowTables, head: &mut Head) {
-    if !head.is_v6() {
-        head.slot = flows.v4.expect_beside(head.slot, head.hash);
-    } else if !flows.v6.bears(head.slot, head.ports) {
-        head.slot = flows.v6.expect_beside(head.slot, head.hash);
-    }
+    head.slot = if head.is_v6() {
+        flows.v6.expect_beside(head.slot, head.hash)
+    } else {
+        flows.v4.expect_beside(head.slot, head.hash)
+    };
 }
 
 impl Pipeline {
@@ -255,7 +261,7 @@ impl Pipeline {
         Ok(())
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn express_v6(
         &mut self,
         turn: &mut Turn<'_>,

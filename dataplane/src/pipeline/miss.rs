@@ -110,9 +110,6 @@ impl Pipeline {
             return self.park(turn, item, frame, reason);
         };
         let translated = decision.dst.ip() != item.key().dst(v6) || decision.masquerade.is_some();
-        if translated && !transport_ok(&frame, &item.parsed) {
-            return self.end(turn, item, frame, DropReason::BadL4Checksum, None);
-        }
         let is_hairpin = turn.snapshot.egresses.get(egress as usize).is_some_and(|way| way.port == turn.port);
         if is_hairpin && matches!(item.origin, Origin::Endpoint(_)) && !translated {
             return self.end(turn, item, frame, DropReason::Loop, None);
@@ -121,6 +118,11 @@ impl Pipeline {
             return self.end(turn, item, frame, DropReason::SnatExhausted, None);
         };
         let (forward, reply) = entries(turn, item, decision, rewritten, egress);
+        // The lines of the replies come while the checksum is added up.
+        self.expect_new(v6, &reply.key);
+        if translated && !transport_ok(&frame, &item.parsed) {
+            return self.end(turn, item, frame, DropReason::BadL4Checksum, None);
+        }
         self.make_room(v6, &reply.key);
         let Some(slot) = self.insert_pair(v6, forward, reply, turn.now.seconds) else {
             return self.end(turn, item, frame, DropReason::FlowTableFull, Some(&forward));
@@ -270,6 +272,14 @@ pub(super) enum Renewal {
 impl Pipeline {
     pub(super) fn lookup(&self, v6: bool, key: &Key) -> Option<Found> {
         self.lookup_hashed(v6, key, if v6 { self.flows.v6.hash(key) } else { self.flows.v4.hash(key) })
+    }
+
+    fn expect_new(&self, v6: bool, key: &Key) {
+        if v6 {
+            self.flows.v6.expect_new(self.flows.v6.hash(key));
+        } else {
+            self.flows.v4.expect_new(self.flows.v4.hash(key));
+        }
     }
 
     #[inline(always)]

@@ -202,35 +202,61 @@ fn parse_plain_v4(head: &[u8; PLAIN_V4_LEN], frame_len: usize) -> Option<Parsed>
     })
 }
 
+/// What the header of a plain IPv6 packet says, as far as it is not in the same place in all of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlainV6 {
+    pub(crate) ip_len: u16,
+    pub(crate) hop_limit: u8,
+    pub(crate) protocol: u8,
+    /// Not looked at; 0 for UDP.
+    pub(crate) tcp_flags: u8,
+}
+
+impl PlainV6 {
+    /// Where its transport header is.
+    pub(crate) const L4: usize = ETHERNET_LEN + IPV6_LEN;
+
+    /// Of a frame whose EtherType and version are those of IPv6; `None` where anything else is not plain, or wrong. Not
+    /// looked at: the addresses, and whether TCP flags make sense.
+    #[inline(always)]
+    pub(crate) fn read(head: &[u8; PLAIN_V6_LEN], frame_len: usize) -> Option<Self> {
+        // Payload length, next header, hop limit.
+        let second = u32::from_be_bytes(chunk(head, 18));
+        let (payload, protocol, hop_limit) = ((second >> 16) as u16, (second >> 8) as u8, second as u8);
+        if payload as usize > frame_len - Self::L4 {
+            return None;
+        }
+        let tcp_flags = plain_transport::<{ Self::L4 }, _>(head, protocol, payload as u32 + IPV6_LEN as u32)?;
+        Some(PlainV6 { ip_len: payload.checked_add(IPV6_LEN as u16)?, hop_limit, protocol, tcp_flags })
+    }
+}
+
 /// The common case of IPv6, or `None` for anything else, right or wrong.
 #[inline(always)]
-pub(crate) fn parse_plain_v6(head: &[u8; PLAIN_V6_LEN], frame_len: usize) -> Option<Parsed> {
-    const L4: usize = ETHERNET_LEN + IPV6_LEN;
-    let (payload, protocol) = (word16(head, 18), head[20]);
+fn parse_plain_v6(head: &[u8; PLAIN_V6_LEN], frame_len: usize) -> Option<Parsed> {
     // EtherType and version; the traffic class is anything. A first octet of zero may be no host's address.
     if u32::from_be_bytes(chunk(head, 12)) >> 12 != 0x8_6dd6
-        || payload as usize > frame_len - L4
         || matches!(head[22], 0 | 0xff)
         || chunk::<16, _>(head, 22) == chunk(head, 38)
     {
         return None;
     }
-    let tcp_flags = plain_transport::<L4, _>(head, protocol, payload as u32 + IPV6_LEN as u32)?;
+    let PlainV6 { ip_len, hop_limit, protocol, tcp_flags } = PlainV6::read(head, frame_len)?;
     if protocol == TCP && !flags_can_be(tcp_flags) {
         return None;
     }
-    let ports = u32::from_be_bytes(chunk(head, L4));
+    let ports = u32::from_be_bytes(chunk(head, PlainV6::L4));
     Some(Parsed {
         addresses: std::array::from_fn(|word| u64::from_ne_bytes(chunk(head, 22 + 8 * word))),
         src_port: (ports >> 16) as u16,
         dst_port: ports as u16,
-        ip_len: payload.checked_add(IPV6_LEN as u16)?,
+        ip_len,
         l3: ETHERNET_LEN as u8,
-        l4: L4 as u8,
+        l4: PlainV6::L4 as u8,
         protocol,
         kind: if protocol == TCP { L4Kind::Tcp } else { L4Kind::Udp },
         v6: true,
-        ttl: head[21],
+        ttl: hop_limit,
         tcp_flags,
         fragment: DONT_FRAGMENT,
     })

@@ -68,6 +68,10 @@ impl Sender for LiveSender {
         Ok(0)
     }
 
+    fn lost(&self) -> u64 {
+        0
+    }
+
     fn close(self: Box<Self>) -> u64 {
         0
     }

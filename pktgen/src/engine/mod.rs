@@ -58,6 +58,9 @@ pub trait Sender {
     /// [`EngineError`] where the engine cannot go on.
     fn settle(&mut self) -> Result<usize, EngineError>;
 
+    /// Packets taken that the kernel has refused or dropped before they left, so far.
+    fn lost(&self) -> u64;
+
     /// Ends it: gives back what it holds, and says how many packets that were taken never left.
     fn close(self: Box<Self>) -> u64;
 }

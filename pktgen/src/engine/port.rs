@@ -95,6 +95,10 @@ impl<P: PacketIo> Sender for PortSender<P> {
         Ok(self.pending.len() + self.port.in_flight())
     }
 
+    fn lost(&self) -> u64 {
+        self.port.counters().tx_lost
+    }
+
     fn close(mut self: Box<Self>) -> u64 {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         while Instant::now() < deadline && matches!(self.settle(), Ok(left) if left > 0) {

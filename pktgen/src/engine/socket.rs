@@ -110,6 +110,10 @@ impl Sender for SocketSender {
         Ok(0)
     }
 
+    fn lost(&self) -> u64 {
+        self.lost
+    }
+
     fn close(self: Box<Self>) -> u64 {
         self.lost
     }

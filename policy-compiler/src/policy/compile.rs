@@ -1,4 +1,4 @@
-//! From the policies of an [`Intent`] to a [`PolicyTable`].
+//! From the policies of an [`Intent`](crate::intent::Intent) to a [`PolicyTable`].
 //!
 //! 1. Number the rules in the order of their policies' names: where several allow, the lowest number decides.
 //! 2. Number the groups of peers; on egress a named port is the peer's, so such a rule becomes one part a number.
@@ -7,29 +7,77 @@
 //! 5. For each subject, match its rules with the classes and write the port lists.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::peers::{Classes, Groups};
 use super::ports::{PortListBuilder, Span};
 use super::rows::RowBuilder;
-use super::{Entry, NOBODY, PolicyTable, RuleId, RuleOrigin, Subject};
-use crate::intent::{Intent, Policy, PortMatch, PortSelector, Protocol, Rule};
+use super::{Entry, NOBODY, PolicyTable, RuleId, RuleOrigin, Rules, Subject};
+use crate::intent::{Endpoint, Identity, Policy, PortMatch, PortSelector, Protocol, Rule};
+use crate::shared_map::SharedMap;
 use crate::tables::CompileError;
+use crate::view::{Change, View};
 
 /// Compiles the policies of a checked intent.
-pub(super) fn compile(intent: &Intent) -> Result<PolicyTable, CompileError> {
-    let mut policies: Vec<&Policy> = intent.policies.iter().collect();
+pub(super) fn compile(view: &View<'_>) -> Result<PolicyTable, CompileError> {
+    let mut policies: Vec<&Policy> = view.policies().collect();
     policies.sort_by_key(|policy| (policy.kind, &policy.name));
     for policy in &policies {
-        check(policy, intent.identities.len())?;
+        check(policy, view.identities.len())?;
     }
-    let mut numbered = number_rules(&policies, intent); // 1, 2
-    let mut table = PolicyTable { origins: std::mem::take(&mut numbered.origins), ..PolicyTable::default() };
-    table.policies = policies.iter().map(|policy| policy.name.clone()).collect();
-    let mut classes = std::mem::take(&mut numbered.groups).finish(intent.identities.len());
-    let subjects = Subjects::of(&policies, &numbered, intent); // 3
-    add_addresses(&mut table, intent, &subjects, &mut classes)?; // 4
-    write_subjects(&mut table, &subjects, &classes); // 5
-    Ok(table)
+    let mut numbered = number_rules(&policies, &view.identities); // 1, 2
+    let mut rules = Rules { origins: Arc::new(std::mem::take(&mut numbered.origins)), ..Rules::default() };
+    rules.policies = policies.iter().map(|policy| policy.name.clone()).collect();
+    rules.nodes = view.nodes.iter().map(|node| node.name.clone()).zip(0..).collect();
+    let mut classes = std::mem::take(&mut numbered.groups).finish(view.identities.len());
+    let subjects = Subjects::of(&policies, &numbered, &view.identities); // 3
+    let addresses = addresses(view, &mut rules, &subjects, &mut classes)?; // 4
+    write_subjects(&mut rules, &subjects, &classes); // 5
+    rules.of_identity = subjects.of_identity;
+    rules.classes = classes.into_known();
+    Ok(PolicyTable { addresses, rules: Arc::new(rules) })
+}
+
+/// The same rules with other endpoints; `None` where they do not suffice.
+pub(super) fn update(
+    table: &PolicyTable,
+    change: &Change<'_, Endpoint>,
+) -> Option<Result<PolicyTable, CompileError>> {
+    let rules = &table.rules;
+    let mut addresses = table.addresses.clone();
+    for address in change.removed.iter().flat_map(|(_, endpoint)| &endpoint.addresses) {
+        if rules.stray_hosts.contains(address) {
+            return None;
+        }
+    }
+    for (_, endpoint) in change.removed.iter().filter(|(_, endpoint)| !endpoint.host_network) {
+        for address in &endpoint.addresses {
+            addresses.remove(address);
+        }
+    }
+    for (position, (number, endpoint)) in change.added.iter().enumerate() {
+        let Some((ingress, egress)) = rules.of_identity.get(endpoint.identity as usize).copied() else {
+            return Some(Err(no_identity(position, endpoint)));
+        };
+        let node = rules.nodes.get(endpoint.node.as_str()).copied().unwrap_or(NOBODY);
+        for address in &endpoint.addresses {
+            let known = addresses.get(address);
+            if endpoint.host_network {
+                // That of a node is there and stays as it is.
+                known.filter(|entry| entry.endpoint == NOBODY && !rules.stray_hosts.contains(address))?;
+            } else {
+                let class = rules.classes.of_address(*address, endpoint.identity)?;
+                addresses.insert(*address, Entry { endpoint: *number, node, class, ingress, egress });
+            }
+        }
+    }
+    Some(Ok(PolicyTable { addresses, rules: Arc::clone(rules) }))
+}
+
+fn no_identity(position: usize, endpoint: &Endpoint) -> CompileError {
+    let problem = format!("there is no identity {}", endpoint.identity);
+    invalid(format!("Pod {}", endpoint.name), format!("endpoints[{position}].identity"), problem)
 }
 
 /// What a rule, or its part with one named port's number, allows.
@@ -61,9 +109,9 @@ struct Numbered {
     parts: Vec<Parts>,
 }
 
-fn number_rules(policies: &[&Policy], intent: &Intent) -> Numbered {
+fn number_rules(policies: &[&Policy], identities: &[&Identity]) -> Numbered {
     let mut holders = BTreeMap::<(&str, Protocol), BTreeMap<u16, Vec<u32>>>::new();
-    for (identity, (name, protocol, number)) in named_ports(intent) {
+    for (identity, (name, protocol, number)) in named_ports(identities) {
         holders.entry((name, *protocol)).or_default().entry(*number).or_default().push(identity);
     }
     let mut numbered = Numbered::default();
@@ -113,8 +161,10 @@ fn number_rules(policies: &[&Policy], intent: &Intent) -> Numbered {
 }
 
 /// All named ports with their identities, identities ascending.
-fn named_ports(intent: &Intent) -> impl Iterator<Item = (u32, (&str, &Protocol, &u16))> {
-    intent.identities.iter().enumerate().flat_map(|(identity, class)| {
+fn named_ports<'a>(
+    identities: &[&'a Identity],
+) -> impl Iterator<Item = (u32, (&'a str, &'a Protocol, &'a u16))> {
+    identities.iter().enumerate().flat_map(|(identity, class)| {
         class
             .named_ports
             .iter()
@@ -137,8 +187,8 @@ struct DraftSubject {
 }
 
 impl Subjects {
-    fn of(policies: &[&Policy], numbered: &Numbered, intent: &Intent) -> Self {
-        let mut isolating = vec![(Vec::new(), Vec::new()); intent.identities.len()];
+    fn of(policies: &[&Policy], numbered: &Numbered, identities: &[&Identity]) -> Self {
+        let mut isolating = vec![(Vec::new(), Vec::new()); identities.len()];
         for (position, (policy, parts)) in policies.iter().zip(&numbered.parts).enumerate() {
             for identity in &policy.subjects {
                 let Some((ingress, egress)) = isolating.get_mut(*identity as usize) else { continue };
@@ -148,7 +198,7 @@ impl Subjects {
         }
         let mut subjects = Subjects { of_identity: Vec::new(), subjects: Vec::new() };
         let mut known = HashMap::new();
-        for (identity, (ingress, egress)) in intent.identities.iter().zip(isolating) {
+        for (identity, (ingress, egress)) in identities.iter().zip(isolating) {
             let mut number = |policies: Vec<u32>, ports: &[(String, Protocol, u16)], ingress: bool| -> u32 {
                 if policies.is_empty() {
                     return 0;
@@ -191,59 +241,57 @@ fn resolve(port: &PortMatch, named: &[(String, Protocol, u16)]) -> Vec<PortMatch
 }
 
 /// Classifies nodes' and endpoints' addresses, and all others by prefix.
-fn add_addresses(
-    table: &mut PolicyTable,
-    intent: &Intent,
+fn addresses(
+    view: &View<'_>,
+    rules: &mut Rules,
     subjects: &Subjects,
     classes: &mut Classes,
-) -> Result<(), CompileError> {
-    let numbers: HashMap<&str, u32> = intent.nodes.iter().map(|node| node.name.as_str()).zip(0..).collect();
+) -> Result<SharedMap<IpAddr, Entry>, CompileError> {
+    let mut addresses = SharedMap::default();
     let host = |node: u32, class: u32| Entry { endpoint: NOBODY, node, class, ingress: 0, egress: 0 };
-    for (node, number) in intent.nodes.iter().zip(0..) {
+    for (node, number) in view.nodes.iter().zip(0..) {
         for address in &node.addresses {
-            table.addresses.insert(*address, host(number, classes.of_address(*address, None)));
+            addresses.insert(*address, host(number, classes.of_address(*address, None)));
         }
     }
-    for (endpoint, number) in intent.endpoints.iter().zip(0..) {
-        let node = numbers.get(endpoint.node.as_str()).copied().unwrap_or(NOBODY);
+    for (number, endpoint) in view.endpoints() {
+        let node = rules.nodes.get(endpoint.node.as_str()).copied().unwrap_or(NOBODY);
         let identity = endpoint.identity;
         let Some((ingress, egress)) = subjects.of_identity.get(identity as usize).copied() else {
-            let problem = format!("there is no identity {identity}");
-            return Err(invalid(
-                format!("Pod {}", endpoint.name),
-                format!("endpoints[{number}].identity"),
-                problem,
-            ));
+            return Err(no_identity(number as usize, endpoint));
         };
         for address in &endpoint.addresses {
-            if endpoint.host_network {
-                let class = classes.of_address(*address, None);
-                table.addresses.entry(*address).or_insert(host(node, class));
-            } else {
+            if !endpoint.host_network {
                 let class = classes.of_address(*address, Some(identity));
-                table.addresses.insert(*address, Entry { endpoint: number, node, class, ingress, egress });
+                addresses.insert(*address, Entry { endpoint: number, node, class, ingress, egress });
+            } else if addresses.get(address).is_none_or(|entry| entry.endpoint != NOBODY) {
+                // An ordinary endpoint has precedence, wherever it stands.
+                rules.stray_hosts.insert(*address);
+                if addresses.get(address).is_none() {
+                    addresses.insert(*address, host(node, classes.of_address(*address, None)));
+                }
             }
         }
     }
-    table.outside = classes.outside();
-    Ok(())
+    rules.outside = classes.outside();
+    Ok(addresses)
 }
 
-fn write_subjects(table: &mut PolicyTable, subjects: &Subjects, classes: &Classes) {
+fn write_subjects(rules: &mut Rules, subjects: &Subjects, classes: &Classes) {
     let mut rows = RowBuilder::new(classes.count());
     let mut ports = PortListBuilder::default();
-    table.subjects.push(Subject::default());
+    rules.subjects.push(Subject::default());
     for subject in &subjects.subjects {
         let row = rows.row(subject.parts.iter().map(|part| part.group).collect(), classes);
-        let first_list = table.lists.len() as u32;
+        let first_list = rules.lists.len() as u32;
         for matching in &row.matches {
             let parts = matching.iter().filter_map(|position| subject.parts.get(*position as usize));
-            table.lists.push(ports.number(parts.flat_map(spans).collect()));
+            rules.lists.push(ports.number(parts.flat_map(spans).collect()));
         }
-        table.subjects.push(Subject { row: row.number, first_list, policies: subject.policies.clone() });
+        rules.subjects.push(Subject { row: row.number, first_list, policies: subject.policies.clone() });
     }
-    table.rows = rows.finish();
-    table.ports = ports.finish();
+    rules.rows = rows.finish();
+    rules.ports = ports.finish();
 }
 
 fn spans(part: &Part) -> Vec<Span> {

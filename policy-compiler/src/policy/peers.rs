@@ -14,6 +14,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::hash::FastMap;
 use crate::intent::{IpBlock, Peers};
 use crate::prefix::{PrefixMap, bounds};
 
@@ -34,7 +35,7 @@ pub(super) struct Group {
 #[derive(Default)]
 pub(super) struct Groups {
     groups: Vec<Group>,
-    numbers: HashMap<Group, u32>,
+    numbers: FastMap<Group, u32>,
     blocks: Vec<IpBlock>,
     block_numbers: HashMap<IpBlock, u32>,
 }
@@ -50,11 +51,27 @@ pub(super) struct Classes {
     prefixes: PrefixMap<u32>,
     block_sets: Vec<Vec<u32>>,
     /// Class by identity and set of blocks, and by set of groups.
-    known: HashMap<(Option<u32>, Option<u32>), u32>,
-    by_groups: HashMap<Vec<u32>, u32>,
+    known: FastMap<(Option<u32>, Option<u32>), u32>,
+    by_groups: FastMap<Vec<u32>, u32>,
     /// The classes of each group, and their count.
     members: Vec<Vec<u32>>,
     count: u32,
+}
+
+/// Classes for addresses that come later.
+#[derive(Debug, Default)]
+pub(super) struct KnownClasses {
+    /// From an address to its set of blocks.
+    prefixes: PrefixMap<u32>,
+    /// By identity and set of blocks.
+    known: FastMap<(Option<u32>, Option<u32>), u32>,
+}
+
+impl KnownClasses {
+    /// The class of an endpoint's address; `None` where no address like it was there.
+    pub(super) fn of_address(&self, address: IpAddr, identity: u32) -> Option<u32> {
+        self.known.get(&(Some(identity), self.prefixes.lookup(address))).copied()
+    }
 }
 
 impl Groups {
@@ -107,6 +124,10 @@ impl Groups {
             ..Classes::default()
         };
         classes.class(None, None);
+        // Those whose endpoints all have gone, or are in blocks, may get others.
+        for identity in 0..identities as u32 {
+            classes.class(Some(identity), None);
+        }
         classes
     }
 
@@ -133,6 +154,11 @@ impl Classes {
         let classes: Vec<u32> =
             (0..self.block_sets.len() as u32).map(|set| self.class(None, Some(set))).collect();
         self.prefixes.map(|set| classes.get(set as usize).copied().unwrap_or_default())
+    }
+
+    /// What classifies addresses from now on.
+    pub(super) fn into_known(self) -> KnownClasses {
+        KnownClasses { prefixes: self.prefixes, known: self.known }
     }
 
     /// The group of that number.

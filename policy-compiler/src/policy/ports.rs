@@ -5,9 +5,10 @@
 //! [`RuleId::NO_RULE`]. A lookup is one binary search over the segments; most lists have one to five.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 
 use super::RuleId;
+use crate::hash::FastMap;
 use crate::intent::Protocol;
 
 /// The space of protocols other than TCP, UDP and SCTP: ICMP and the like, allowed by rules without ports alone.
@@ -37,7 +38,7 @@ pub(super) struct Span {
 #[derive(Default)]
 pub(super) struct PortListBuilder {
     lists: PortLists,
-    known: HashMap<Vec<(u32, RuleId)>, u32>,
+    known: FastMap<Vec<(u32, RuleId)>, u32>,
 }
 
 /// The key of an IP protocol number and a port.

@@ -5,9 +5,8 @@
 //! classes that the same rules match. Rows are cut into pages of 64 classes; equal pages are one, so that a row of
 //! mostly strangers costs four bytes for 64 of them.
 
-use std::collections::HashMap;
-
 use super::peers::Classes;
+use crate::hash::FastMap;
 
 /// Classes a page.
 const PAGE: usize = 64;
@@ -33,8 +32,8 @@ pub(super) struct Row {
 pub(super) struct RowBuilder {
     rows: Rows,
     classes: usize,
-    pages: HashMap<[u32; PAGE], u32>,
-    known: HashMap<Vec<u32>, std::rc::Rc<Row>>,
+    pages: FastMap<[u32; PAGE], u32>,
+    known: FastMap<Vec<u32>, std::rc::Rc<Row>>,
 }
 
 impl Rows {
@@ -55,7 +54,7 @@ impl RowBuilder {
     pub(super) fn new(classes: u32) -> Self {
         let classes = classes as usize;
         let rows = Rows { pages_a_row: classes.div_ceil(PAGE), ..Rows::default() };
-        RowBuilder { rows, classes, pages: HashMap::new(), known: HashMap::new() }
+        RowBuilder { rows, classes, pages: FastMap::default(), known: FastMap::default() }
     }
 
     /// The row of a subject whose rules are about `groups`, in the rules' order.
@@ -93,14 +92,14 @@ fn match_classes(groups: &[u32], classes: &Classes, count: usize) -> (Vec<u32>, 
     let positions = || groups.iter().enumerate().map(|(position, group)| (position as u32, group));
     let always: Vec<u32> =
         positions().filter(|(_, group)| everyone(group)).map(|(position, _)| position).collect();
-    let mut some = HashMap::<u32, Vec<u32>>::new();
+    let mut some = FastMap::<u32, Vec<u32>>::default();
     for (position, group) in positions().filter(|(_, group)| !everyone(group)) {
         for class in classes.members(*group) {
             some.entry(*class).or_default().push(position);
         }
     }
     let mut numbers = vec![0; count];
-    let mut known = HashMap::<Vec<u32>, u32>::from([(always.clone(), 0)]);
+    let mut known = FastMap::<Vec<u32>, u32>::from_iter([(always.clone(), 0)]);
     let mut matches = vec![always.clone()];
     // Ordered, so that the same intent always makes the same table.
     let mut some: Vec<(u32, Vec<u32>)> = some.into_iter().collect();

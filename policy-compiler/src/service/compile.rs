@@ -1,57 +1,168 @@
-//! From [`Intent::services`] to a [`ServiceTable`]: checks, endpoint selection, frontends.
+//! From [`Intent::services`](crate::intent::Intent::services) to a [`ServiceTable`]: checks, endpoint selection, frontends.
 
-use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::clients::Clients;
-use super::sets::{BackendSets, SetId};
+use super::sets::{BackendSet, SetPool};
 use super::{
     FrontendEntry, FrontendKey, NodePortAddresses, ServiceEntry, ServiceId, ServiceOptions, ServiceTable,
+    Site,
 };
 use crate::hash::{absorb, absorb_text};
-use crate::intent::{Backend, Frontend, FrontendKind, Intent, Node, Service, TrafficPolicy};
+use crate::intent::{Backend, Endpoint, Frontend, FrontendKind, Node, ObjectName, Service, TrafficPolicy};
 use crate::maglev::Member;
+use crate::shared_map::{SharedMap, Spread};
 use crate::tables::CompileError;
+use crate::view::{Change, View};
 
 /// Compiles in three steps: check all, number and fill the Services, then place their frontends.
 pub(super) fn compile(
-    intent: &Intent,
+    view: &View<'_>,
     options: &ServiceOptions,
-    previous: Option<&ServiceTable>,
+    pool: &mut SetPool,
 ) -> Result<ServiceTable, CompileError> {
-    let nowhere = Node::default();
-    let node = intent.nodes.iter().find(|node| node.name == intent.node).unwrap_or(&nowhere);
-    for (index, service) in intent.services.iter().enumerate() {
-        check(index, service)?;
-    }
-    let previous = previous.map(|table| &table.sets);
-    let mut sets = BackendSets::default();
-    let services = intent.services.iter().map(|service| entry(service, node, &mut sets, previous)).collect();
-    let mut table = ServiceTable {
-        services,
-        names: intent
-            .services
-            .iter()
-            .map(|service| (service.name.clone(), service.port_name.clone()))
-            .collect(),
-        sets,
-        clients: Clients::compile(intent),
-        masquerade_all: options.masquerade_all,
-        ..ServiceTable::default()
-    };
-    let addressed = |frontend: &Frontend| frontend.kind != FrontendKind::NodePort;
-    place(&mut table, intent, addressed, |frontend| frontend.address.into_iter().collect())?;
-    // Last, so that an address that a Service names has precedence over a node port at the same place.
-    let own = node_port_addresses(node, &options.node_ports);
-    place(
+    let node = view.nodes.iter().find(|node| node.name == view.node).cloned().unwrap_or_default();
+    let own = node_port_addresses(&node, &options.node_ports);
+    let site = Site { own, masquerade_all: options.masquerade_all, node };
+    let mut table =
+        ServiceTable { clients: Clients::compile(view), site: Arc::new(site), ..ServiceTable::default() };
+    let services: Vec<(u32, &Service)> = view.services().collect();
+    add(
         &mut table,
-        intent,
-        |frontend| !addressed(frontend),
-        |frontend| own.iter().copied().filter(|address| address.is_ipv6() == frontend.ipv6).collect(),
+        &services,
+        |position| services.get(position).map_or(0, |(number, _)| *number as usize),
+        pool,
     )?;
     Ok(table)
+}
+
+/// Takes out what is removed, and goes through the same steps for what is added; then for the node ports that have come to light.
+pub(super) fn update(
+    table: &ServiceTable,
+    services: &Change<'_, Service>,
+    endpoints: &Change<'_, Endpoint>,
+    pool: &mut SetPool,
+) -> Result<ServiceTable, CompileError> {
+    let mut table = table.clone();
+    table.clients.update(endpoints);
+    let site = Arc::clone(&table.site);
+    let mut bared = Vec::new();
+    for (number, service) in &services.removed {
+        take_out(&mut table, ServiceId(*number), service, &site.own, &mut bared);
+    }
+    add(&mut table, &services.added, |position| position, pool)?;
+    for key in bared {
+        for service in table.shadowed.remove(&key).unwrap_or_default() {
+            let entry = FrontendEntry { service, kind: FrontendKind::NodePort };
+            place_one(&mut table, key, entry).map_err(|other| {
+                let name = |service| table.name(service).map_or(String::new(), |(name, _)| name.to_string());
+                CompileError::Invalid {
+                    object: format!("Service {}", name(service)),
+                    field: "frontends".into(),
+                    problem: format!("{} port {} is Service {} already", key.address, key.port, name(other)),
+                }
+            })?;
+        }
+    }
+    Ok(table)
+}
+
+/// Adds Services. `at` says where an error says that one stands.
+fn add(
+    table: &mut ServiceTable,
+    services: &[(u32, &Service)],
+    at: impl Fn(usize) -> usize,
+    pool: &mut SetPool,
+) -> Result<(), CompileError> {
+    for (position, (_, service)) in services.iter().enumerate() {
+        check(at(position), service)?;
+    }
+    let site = Arc::clone(&table.site);
+    for (number, service) in services {
+        let place = *number as usize;
+        if table.services.len() <= place {
+            table.services.resize(place + 1, None);
+        }
+        let entry = Arc::new(entry(service, &site.node, pool));
+        table.services.get_mut(place).into_iter().for_each(|slot| *slot = Some(Arc::clone(&entry)));
+    }
+    place(table, services, &at, is_addressed, |frontend| frontend.address.into_iter().collect())?;
+    // Last, so that an address that a Service names has precedence over a node port at the same place.
+    place(
+        table,
+        services,
+        &at,
+        |frontend| !is_addressed(frontend),
+        |frontend| own_addresses(frontend, &site.own),
+    )
+}
+
+fn is_addressed(frontend: &Frontend) -> bool {
+    frontend.kind != FrontendKind::NodePort
+}
+
+fn own_addresses(frontend: &Frontend, own: &[IpAddr]) -> Vec<IpAddr> {
+    own.iter().copied().filter(|address| address.is_ipv6() == frontend.ipv6).collect()
+}
+
+/// Takes a Service out. `bared` are the places that are free now.
+fn take_out(
+    table: &mut ServiceTable,
+    id: ServiceId,
+    service: &Service,
+    own: &[IpAddr],
+    bared: &mut Vec<FrontendKey>,
+) {
+    let protocol = service.protocol.map_or(0, |protocol| protocol as u8);
+    for frontend in &service.frontends {
+        let addresses = match frontend.address {
+            Some(address) => vec![address],
+            None => own_addresses(frontend, own),
+        };
+        for address in addresses {
+            let key = FrontendKey { address, port: frontend.port, protocol };
+            if table.frontends.get(&key).is_some_and(|entry| entry.service == id) {
+                table.frontends.remove(&key);
+                bared.push(key);
+            }
+            take_out_of(&mut table.shadowed, &key, id);
+            take_out_of(&mut table.cluster_addresses, &address, id);
+        }
+    }
+    table.services.get_mut(id.0 as usize).into_iter().for_each(|slot| *slot = None);
+}
+
+fn take_out_of<K: Eq + std::hash::Hash + Spread + Clone>(
+    map: &mut SharedMap<K, Vec<ServiceId>>,
+    key: &K,
+    id: ServiceId,
+) {
+    if let Some(list) = map.get(key).filter(|list| list.contains(&id)) {
+        let rest: Vec<ServiceId> = list.iter().copied().filter(|other| *other != id).collect();
+        if rest.is_empty() {
+            map.remove(key);
+        } else {
+            map.insert(key.clone(), rest);
+        }
+    }
+}
+
+/// Adds to a list that stays in the order of names, whatever the order in which Services come.
+fn put_into<K: Eq + std::hash::Hash + Spread + Clone>(
+    map: &mut SharedMap<K, Vec<ServiceId>>,
+    key: K,
+    id: ServiceId,
+    name: impl Fn(ServiceId) -> Option<(ObjectName, String)>,
+) {
+    let mut list = map.get(&key).cloned().unwrap_or_default();
+    if !list.contains(&id) {
+        list.push(id);
+        list.sort_by_cached_key(|id| (name(*id), *id));
+        map.insert(key, list);
+    }
 }
 
 fn invalid(index: usize, service: &Service, field: &str, problem: impl Into<String>) -> CompileError {
@@ -127,17 +238,12 @@ fn check_distinct(index: usize, service: &Service) -> Result<(), CompileError> {
     Ok(())
 }
 
-fn entry(
-    service: &Service,
-    node: &Node,
-    sets: &mut BackendSets,
-    previous: Option<&BackendSets>,
-) -> ServiceEntry {
+fn entry(service: &Service, node: &Node, pool: &mut SetPool) -> ServiceEntry {
     let selection = select(service, node);
     let any = !selection.cluster.is_empty() || !selection.local.is_empty();
-    let mut prepared = |used: bool, members: Vec<Member>| -> Option<SetId> {
-        let set = if used { sets.intern(members) } else { None }?;
-        sets.prepare(set, previous);
+    let mut prepared = |used: bool, members: Vec<Member>| -> Option<Arc<BackendSet>> {
+        let set = if used { pool.intern(members) } else { None }?;
+        set.prepare();
         Some(set)
     };
     let cluster = prepared(uses_cluster(service), selection.cluster);
@@ -149,13 +255,15 @@ fn entry(
         absorb(absorb_text(salt, &service.port_name), service.protocol.map_or(0, |protocol| protocol as u64))
     });
     ServiceEntry {
+        name: service.name.clone(),
+        port_name: service.port_name.clone(),
         internal: service.internal_policy,
         external: service.external_policy,
         affinity,
         source_ranges: source_ranges(service, node),
         cluster,
         local,
-        serving: sets.intern(serving),
+        serving: pool.intern(serving),
         any,
     }
 }
@@ -273,24 +381,25 @@ fn node_port_addresses(node: &Node, wanted: &NodePortAddresses) -> Vec<IpAddr> {
     }
 }
 
-/// Places the frontends that `wanted` chooses at the addresses that `at` gives.
+/// Places the frontends that `wanted` chooses at the addresses that `addresses` gives.
 fn place(
     table: &mut ServiceTable,
-    intent: &Intent,
+    services: &[(u32, &Service)],
+    at: impl Fn(usize) -> usize,
     wanted: impl Fn(&Frontend) -> bool,
-    at: impl Fn(&Frontend) -> Vec<IpAddr>,
+    addresses: impl Fn(&Frontend) -> Vec<IpAddr>,
 ) -> Result<(), CompileError> {
-    for (index, service) in intent.services.iter().enumerate() {
+    for (position, (number, service)) in services.iter().enumerate() {
         let protocol = service.protocol.map_or(0, |protocol| protocol as u8);
         let chosen = service.frontends.iter().enumerate().filter(|(_, frontend)| wanted(frontend));
-        for (position, frontend) in chosen {
-            let entry = FrontendEntry { service: ServiceId(index as u32), kind: frontend.kind };
-            for address in at(frontend) {
+        for (index, frontend) in chosen {
+            let entry = FrontendEntry { service: ServiceId(*number), kind: frontend.kind };
+            for address in addresses(frontend) {
                 let key = FrontendKey { address, port: frontend.port, protocol };
                 place_one(table, key, entry).map_err(|other| {
                     let other = table.name(other).map_or(String::new(), |(name, _)| name.to_string());
                     let problem = format!("{address} port {} is Service {other} already", key.port);
-                    invalid(index, service, &format!("frontends[{position}]"), problem)
+                    invalid(at(position), service, &format!("frontends[{index}]"), problem)
                 })?;
             }
         }
@@ -300,27 +409,33 @@ fn place(
 
 /// `Err` names the Service that is there already.
 fn place_one(table: &mut ServiceTable, key: FrontendKey, entry: FrontendEntry) -> Result<(), ServiceId> {
+    let services = &table.services;
+    let name = |id: ServiceId| {
+        let entry = services.get(id.0 as usize)?.as_ref()?;
+        Some((entry.name.clone(), entry.port_name.clone()))
+    };
     if entry.kind == FrontendKind::ClusterIp {
-        table.cluster_addresses.entry(key.address).or_insert(entry.service);
+        put_into(&mut table.cluster_addresses, key.address, entry.service, name);
     }
-    match table.frontends.entry(key) {
-        Entry::Vacant(vacant) => {
-            vacant.insert(entry);
-            Ok(())
+    let node_port = |entry: FrontendEntry| entry.kind == FrontendKind::NodePort;
+    match table.frontends.get(&key).copied() {
+        None => {
+            table.frontends.insert(key, entry);
         }
-        Entry::Occupied(mut taken) => {
-            let there = *taken.get();
-            if entry.kind == FrontendKind::NodePort && there.kind != FrontendKind::NodePort {
-                return Ok(());
-            }
-            if there.service != entry.service {
-                return Err(there.service);
-            }
-            // One Service names one address as two sorts: source ranges hold wherever they may.
-            if entry.kind == FrontendKind::LoadBalancer && there.kind == FrontendKind::ExternalIp {
-                taken.insert(entry);
-            }
-            Ok(())
+        Some(there) if node_port(entry) && !node_port(there) => {
+            put_into(&mut table.shadowed, key, entry.service, name);
         }
+        // Only where a node port was there before: all at once, addresses are placed first.
+        Some(there) if node_port(there) && !node_port(entry) => {
+            table.frontends.insert(key, entry);
+            put_into(&mut table.shadowed, key, there.service, name);
+        }
+        Some(there) if there.service != entry.service => return Err(there.service),
+        // One Service names one address as two sorts: source ranges hold wherever they may.
+        Some(there) if entry.kind == FrontendKind::LoadBalancer && there.kind == FrontendKind::ExternalIp => {
+            table.frontends.insert(key, entry);
+        }
+        Some(_) => {}
     }
+    Ok(())
 }

@@ -126,7 +126,7 @@ fn the_flows_of_kube_proxys_tests_go_where_they_should() {
         let ranges = vec![text(scenario, "serviceCIDRs").parse().unwrap()];
         let intent_options = IntentOptions { service_ranges: ranges, ..IntentOptions::default() };
         let (intent, _) = objects(scenario).intent_with(text(scenario, "nodeName"), &intent_options).unwrap();
-        let table = ServiceTable::compile_with(&intent, &options(scenario), None).unwrap();
+        let table = ServiceTable::compile_with(&intent, &options(scenario)).unwrap();
         for flow in list(scenario, "flows") {
             ran += 1;
             let expected = &flow["expect"];

@@ -1,101 +1,94 @@
-//! [`BackendSets`]: lists of backends with their Maglev tables, each distinct list once.
+//! [`BackendSet`]: a list of backends with its Maglev table; [`SetPool`]: each distinct list once, over all generations.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::hash::FastMap;
 use crate::maglev::{Maglev, Member};
 
-/// Number of a list within one [`BackendSets`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SetId(u32);
-
-/// Every distinct list of backends of one table.
-#[derive(Debug, Default)]
-pub(super) struct BackendSets {
-    sets: Vec<BackendSet>,
-    numbers: FastMap<Arc<[Member]>, SetId>,
-}
-
+/// A list of backends. Shared by all Services and generations that have the same.
 #[derive(Debug)]
-struct BackendSet {
+pub(super) struct BackendSet {
     /// Ascending, distinct, at least one.
-    members: Arc<[Member]>,
-    /// `None` for lists that are only looked into, never picked from.
-    maglev: Option<Maglev>,
+    members: Box<[Member]>,
+    /// Not there for lists that are only looked into, never picked from. Filled by who compiles, before anybody picks.
+    maglev: OnceLock<Maglev>,
 }
 
-impl BackendSets {
+/// The lists in use, by their members' hash.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct SetPool {
+    sets: FastMap<u64, Vec<Weak<BackendSet>>>,
+    /// Lists that were put in since those nobody uses were taken out, and how many were left then.
+    added: usize,
+    left: usize,
+}
+
+impl SetPool {
     /// The list of these members, in any order; `None` for no members.
-    pub(super) fn intern(&mut self, mut members: Vec<Member>) -> Option<SetId> {
+    pub(super) fn intern(&mut self, mut members: Vec<Member>) -> Option<Arc<BackendSet>> {
         if members.is_empty() {
             return None;
         }
         members.sort_unstable();
-        if let Some(number) = self.numbers.get(members.as_slice()) {
-            return Some(*number);
+        let alike = self.sets.entry(hash(&members)).or_default();
+        let known = alike.iter().filter_map(Weak::upgrade).find(|set| *set.members == *members);
+        if known.is_some() {
+            return known;
         }
-        // The capacity on Services keeps their number far below 2^32.
-        let number = SetId(self.sets.len() as u32);
-        let members: Arc<[Member]> = members.into();
-        self.numbers.insert(Arc::clone(&members), number);
-        self.sets.push(BackendSet { members, maglev: None });
-        Some(number)
+        let set = Arc::new(BackendSet { members: members.into(), maglev: OnceLock::new() });
+        alike.push(Arc::downgrade(&set));
+        self.added += 1;
+        if self.added > 1024 + self.left {
+            self.forget_unused();
+        }
+        Some(set)
     }
 
-    /// Makes sure that `set` can be picked from: by the table of `previous` for the same members, or by a new one.
-    pub(super) fn prepare(&mut self, set: SetId, previous: Option<&BackendSets>) {
-        if let Some(set) = self.sets.get_mut(set.0 as usize)
-            && set.maglev.is_none()
-        {
-            let known = previous.and_then(|previous| previous.table(&set.members));
-            set.maglev = Some(known.unwrap_or_else(|| Maglev::build(&set.members)));
-        }
+    fn forget_unused(&mut self) {
+        self.sets.retain(|_, alike| {
+            alike.retain(|set| set.strong_count() > 0);
+            !alike.is_empty()
+        });
+        (self.added, self.left) = (0, self.sets.len());
+    }
+
+    /// How many lists it knows, used or not.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.sets.values().map(Vec::len).sum()
+    }
+}
+
+impl BackendSet {
+    /// Makes sure that it can be picked from.
+    pub(super) fn prepare(&self) {
+        self.maglev.get_or_init(|| Maglev::build(&self.members));
     }
 
     /// The member that a flow of this hash goes to.
-    pub(super) fn pick(&self, set: SetId, hash: u64) -> Option<SocketAddr> {
-        let set = self.sets.get(set.0 as usize)?;
-        let index = set.maglev.as_ref()?.pick(hash)?;
-        set.members.get(index).map(|member| member.address)
+    pub(super) fn pick(&self, hash: u64) -> Option<SocketAddr> {
+        let index = self.maglev.get()?.pick(hash)?;
+        self.members.get(index).map(|member| member.address)
     }
 
     /// The members in ascending order.
-    pub(super) fn members(&self, set: SetId) -> &[Member] {
-        self.sets.get(set.0 as usize).map_or(&[], |set| &set.members)
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
     }
 
     /// Whether a member listens there.
-    pub(super) fn contains(&self, set: SetId, address: SocketAddr) -> bool {
-        self.members(set).binary_search_by(|member| member.address.cmp(&address)).is_ok()
+    pub(super) fn contains(&self, address: SocketAddr) -> bool {
+        self.members.binary_search_by(|member| member.address.cmp(&address)).is_ok()
     }
 
     /// Heap memory in bytes.
     pub(super) fn bytes(&self) -> usize {
-        let bytes = |set: &BackendSet| {
-            size_of_val::<[Member]>(&set.members) + set.maglev.as_ref().map_or(0, Maglev::bytes)
-        };
-        self.sets.iter().map(bytes).sum()
+        size_of_val::<[Member]>(&self.members) + self.maglev.get().map_or(0, Maglev::bytes)
     }
+}
 
-    /// How many distinct lists there are.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.sets.len()
-    }
-
-    /// For how many lists both hold the very same table, not an equal one.
-    #[cfg(test)]
-    pub(super) fn shares_tables_with(&self, other: &BackendSets) -> usize {
-        let shared = |set: &&BackendSet| match (&set.maglev, other.table(&set.members)) {
-            (Some(ours), Some(theirs)) => ours.is_same(&theirs),
-            _ => false,
-        };
-        self.sets.iter().filter(shared).count()
-    }
-
-    fn table(&self, members: &[Member]) -> Option<Maglev> {
-        let number = self.numbers.get(members)?;
-        self.sets.get(number.0 as usize)?.maglev.clone()
-    }
+fn hash(members: &[Member]) -> u64 {
+    use std::hash::{BuildHasher, BuildHasherDefault};
+    BuildHasherDefault::<crate::hash::FastHasher>::default().hash_one(members)
 }

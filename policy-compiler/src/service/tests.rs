@@ -211,7 +211,7 @@ fn node_ports_answer_where_the_options_say() {
     ];
     for (node_ports, answers) in rows {
         let options = ServiceOptions { node_ports, ..ServiceOptions::default() };
-        let table = ServiceTable::compile_with(&intent, &options, None).unwrap();
+        let table = ServiceTable::compile_with(&intent, &options).unwrap();
         for (dst, answers) in ["192.0.2.1", "192.0.2.101", "192.0.2.2", "127.0.0.1"].into_iter().zip(answers)
         {
             let resolution = table.resolve(&query("203.0.113.5", 1, dst, 30_080));
@@ -279,11 +279,22 @@ fn equal_lists_share_a_table_and_a_new_generation_keeps_those_that_stay() {
             service("c", "10.96.0.3", &[WEB[0], third]),
         ]
     };
-    let first = compile(services("10.244.0.77:1"));
-    assert_eq!(first.sets.len(), 2);
-    let next = intent(services("10.244.0.78:1"));
-    let next = ServiceTable::compile_with(&next, &ServiceOptions::default(), Some(&first)).unwrap();
-    assert_eq!((next.sets.len(), next.sets.shares_tables_with(&first.sets)), (2, 1));
+    let mut pool = SetPool::default();
+    let mut with_pool = |third: &str| {
+        let intent = intent(services(third));
+        ServiceTable::compile_view(&View::of(&intent), &ServiceOptions::default(), &mut pool).unwrap()
+    };
+    let first = with_pool("10.244.0.77:1");
+    assert_eq!(first.sets().len(), 2);
+    let next = with_pool("10.244.0.78:1");
+    let (before, after) = (first.sets(), next.sets());
+    assert_eq!((after.len(), after.keys().filter(|set| before.contains_key(set)).count()), (2, 1));
+    drop((first, next));
+    assert_eq!(pool.len(), 3, "as long as nobody looks");
+    for port in 1..3000 {
+        pool.intern(vec![Member { address: SocketAddr::from(([10, 0, 0, 1], port)), weight: 1 }]);
+    }
+    assert!(pool.len() < 2500, "lists that nobody uses are forgotten: {}", pool.len());
 }
 
 #[test]
@@ -381,8 +392,8 @@ fn what_five_thousand_services_cost() {
     let table = ServiceTable::compile(&intent).unwrap();
     println!("5000 Services x 50 backends: {:?}, {} KB", start.elapsed(), table.backend_bytes() / 1024);
     let start = std::time::Instant::now();
-    let next = ServiceTable::compile_with(&intent, &ServiceOptions::default(), Some(&table)).unwrap();
-    println!("again, nothing changed: {:?}", start.elapsed());
+    let next = ServiceTable::compile(&intent).unwrap();
+    println!("again: {:?}", start.elapsed());
     for reached in [5000, 10] {
         let start = std::time::Instant::now();
         let mut forwarded = 0_u32;

@@ -38,8 +38,7 @@ impl Rig {
         let folder = lab::folder(tag).join("ovs");
         std::fs::create_dir_all(&folder)?;
         let database = folder.join("conf.db").display().to_string();
-        run("ovsdb-tool", &["create", &database, SCHEMA])
-            .context("(is it installed? deploy/deps.sh peers)")?;
+        run("ovsdb-tool", &["create", &database, SCHEMA]).context("(is it installed? deploy/deps.sh ovs)")?;
         let socket = folder.join("db.sock");
         let arguments = [
             database,

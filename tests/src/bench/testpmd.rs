@@ -94,7 +94,7 @@ fn wait_attached(links: &Links, testpmd: &mut Daemon) -> Result<()> {
         }
         Ok(Some(()))
     })
-    .with_context(|| format!("(is DPDK installed? deploy/deps.sh peers)\n{}", testpmd.tail(15)))?;
+    .with_context(|| format!("(is DPDK installed? deploy/deps.sh dpdk)\n{}", testpmd.tail(15)))?;
     // Between attaching and forwarding it reads the links' state.
     std::thread::sleep(Duration::from_secs(1));
     Ok(())

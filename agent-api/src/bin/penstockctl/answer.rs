@@ -274,6 +274,10 @@ impl From<CompileError> for Fault {
     fn from(error: CompileError) -> Self {
         match error {
             CompileError::Invalid { object, field, problem } => Fault::invalid(object, field, problem),
+            CompileError::Missing { object } => {
+                let problem = "is to be removed, but is not there".to_owned();
+                Fault { kind: "not_found", ..Fault::invalid(object, "name", problem) }
+            }
             CompileError::Capacity { resource, .. } => {
                 let problem = error.to_string();
                 Fault { kind: "capacity", ..Fault::invalid("Intent", resource, problem) }

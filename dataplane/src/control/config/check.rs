@@ -4,10 +4,15 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use afxdp_driver::device::DeviceFacts;
+use afxdp_driver::memif::MemifRole;
 use afxdp_driver::pool::MAX_CHUNKS;
 
-use super::{Config, Gateway, ZeroCopy};
+use super::{Config, ConfiguredPort, Gateway, ZeroCopy};
+use crate::control::ports::MAX_MTU;
 use crate::wire::vxlan;
+
+/// Smallest MTU: what IPv6 needs (RFC 8200, section 5).
+const MIN_MTU: u32 = 1280;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -142,8 +147,52 @@ impl Config {
             (Some(uplink), Some(host)) if uplink.device == host.device => {
                 wrong("host.device", format!("{} is the uplink already", host.device))
             }
-            _ => Ok(()),
+            _ => self.check_ports(),
         }
+    }
+
+    fn check_ports(&self) -> Result<(), ConfigError> {
+        let uplink = self.uplink.as_ref().map(|uplink| uplink.device.as_str());
+        let host = self.host.as_ref().map(|host| host.device.as_str());
+        let mut names: BTreeSet<&str> = uplink.into_iter().chain(host).collect();
+        let mut pods = BTreeSet::new();
+        let mut ends = BTreeSet::new();
+        for port in &self.ports {
+            let ConfiguredPort { name, pod, mtu, memif, .. } = port;
+            let of_port = |problem: String| format!("port {name:?}: {problem}");
+            if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) {
+                let problem = "is not from 1 to 15 bytes without / and blanks".to_owned();
+                return wrong("port.name", of_port(problem));
+            }
+            if !names.insert(name) {
+                return wrong("port.name", of_port("another port has that name".into()));
+            }
+            let is_pod =
+                pod.split_once('/').is_some_and(|(space, name)| !space.is_empty() && !name.is_empty());
+            if !is_pod || !pods.insert(pod) {
+                let problem = format!("{pod:?} is not NAMESPACE/NAME, or has a port already");
+                return wrong("port.pod", of_port(problem));
+            }
+            for (field, mac) in [("port.mac", port.mac), ("port.peer_mac", port.peer_mac)] {
+                if mac.is_some_and(|mac| mac[0] & 1 != 0 || mac == [0; 6]) {
+                    return wrong(field, of_port("is no single device's address".into()));
+                }
+            }
+            if !(MIN_MTU..=MAX_MTU).contains(mtu) {
+                return wrong("port.mtu", of_port(format!("{mtu} is not from {MIN_MTU} to {MAX_MTU}")));
+            }
+            if !memif.ring.is_power_of_two() {
+                return wrong("port.memif.ring", of_port(format!("{} is no power of two", memif.ring)));
+            }
+            if let Err(error) = port.memif_config().check() {
+                return wrong("port.memif", of_port(error.to_string()));
+            }
+            if !ends.insert((&memif.socket, memif.role == MemifRole::Server, memif.id)) {
+                let problem = format!("{} has been given for this socket and role already", memif.id);
+                return wrong("port.memif.id", of_port(problem));
+            }
+        }
+        Ok(())
     }
 
     /// Checks that the CPUs and devices are there.

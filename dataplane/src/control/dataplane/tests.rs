@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use afxdp_driver::device::SetupPlan;
 use afxdp_driver::{HugePages, xdp};
 use agent_api::contract::RefusalKind;
-use policy_compiler::intent::Node;
+use policy_compiler::intent::{Node, ObjectName, Protocol, Service};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::super::build::Settings;
@@ -31,6 +31,7 @@ fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
         workers: Vec::new(),
         start,
         applying: Mutex::default(),
+        compiler: std::sync::Mutex::default(),
     });
     let control = Control::new(ControlParts {
         settings: Settings {
@@ -80,6 +81,20 @@ async fn a_transaction_takes_effect_as_a_whole_or_not_at_all() {
     let state = handle.state().await;
     assert_eq!((state.generation, state.intent), (1, intent()));
     assert_eq!(handle.stats().await.generation, 1);
+    let update = || Update { removed_services: vec![ObjectName::new("ns", "web")], ..Update::default() };
+    let stale = handle.update(Update::default(), 0).await.unwrap_err();
+    assert_eq!((stale.kind, stale.field.as_str()), (RefusalKind::Conflict, "base_generation"));
+    let missing = handle.update(update(), 1).await.unwrap_err();
+    assert_eq!((missing.kind, missing.object.as_str()), (RefusalKind::NotFound, "Service ns/web"));
+    let service =
+        Service { name: ObjectName::new("ns", "web"), protocol: Some(Protocol::Tcp), ..Service::default() };
+    let added = Update { services: vec![service.clone()], ..Update::default() };
+    assert_eq!(handle.update(added, 1).await.unwrap().generation, 2);
+    let state = handle.state().await;
+    assert_eq!((state.generation, state.intent.services), (2, vec![service]));
+    assert_eq!(handle.update(update(), 2).await.unwrap().generation, 3);
+    assert_eq!(handle.state().await.intent, intent());
+    assert!(asked.try_recv().is_err(), "nodes that stay are not asked for again");
     handle.stop();
     thread.join().unwrap();
     assert_eq!(handle.apply(intent(), None).await.unwrap_err().kind, RefusalKind::System);

@@ -13,6 +13,7 @@
 //! | `rx` | [`RxReport`], or null (`send`, `replay`) |
 //! | `loss` | [`LossReport`], or null where nothing was received on |
 //! | `latency_ns` | [`LatencyReport`], or null where no latency was taken |
+//! | `floor` | [`FloorReport`], or null: what the instrument itself adds to latencies (`run --floor`) |
 //! | `conservation` | `{"holds": bool, "text": "sent … = received … + lost …; frames seen … = …"}`, or null (`send`, `replay`) |
 //! | `streams` | a [`StreamReport`] a stream |
 //! | `notes` | what the reader should know, in words |
@@ -20,11 +21,14 @@
 use std::io::{self, Write};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::figures::FloorReport;
 use crate::meter::{Meter, StreamMeter, latency_histogram};
 use crate::options::Form;
 use crate::traffic::StreamTally;
+
+mod table;
 
 /// The value of the JSON field `schema`.
 pub const SCHEMA: &str = "pktgen.report/1";
@@ -42,6 +46,7 @@ pub struct Report {
     pub rx: Option<RxReport>,
     pub loss: Option<LossReport>,
     pub latency_ns: Option<LatencyReport>,
+    pub floor: Option<FloorReport>,
     pub conservation: Option<Conservation>,
     pub streams: Vec<StreamReport>,
     pub notes: Vec<String>,
@@ -146,7 +151,7 @@ pub struct LossReport {
 }
 
 /// Latencies in nanoseconds, to three significant digits.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)] // named by what they are
 pub struct LatencyReport {
     pub samples: u64,
@@ -196,6 +201,7 @@ impl Report {
             rx: None,
             loss: None,
             latency_ns: None,
+            floor: None,
             conservation: None,
             streams: Vec::new(),
             notes: Vec::new(),
@@ -328,46 +334,6 @@ impl Report {
         };
         csv_line(out, "all", &all)
     }
-
-    fn write_table(&self, out: &mut impl Write) -> io::Result<()> {
-        let run = self.run_id.map_or(String::new(), |run| format!("  run {run}"));
-        writeln!(
-            out,
-            "pktgen {}{run}{}",
-            self.command,
-            if self.interrupted { "  (interrupted)" } else { "" }
-        )?;
-        if let Some(tx) = &self.tx {
-            write_tx(out, tx)?;
-        }
-        if let Some(rx) = &self.rx {
-            write_rx(out, rx)?;
-        }
-        if let Some(loss) = &self.loss {
-            let inferred = if loss.exact { "" } else { "  (sent is inferred)" };
-            writeln!(
-                out,
-                "  lost           {} of {} ({:.4} %){inferred}",
-                loss.lost, loss.sent, loss.lost_percent
-            )?;
-        }
-        if let Some(l) = &self.latency_ns {
-            let [min, p50, p90, p99, p99_9, max] = [l.min, l.p50, l.p90, l.p99, l.p99_9, l.max].map(time);
-            writeln!(
-                out,
-                "  latency        min {min}  p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p99_9}  max {max}  ({} samples)",
-                l.samples
-            )?;
-        }
-        if self.streams.len() > 1 {
-            write_streams(out, &self.streams)?;
-        }
-        if let Some(conservation) = &self.conservation {
-            let verdict = if conservation.holds { "holds" } else { "DOES NOT HOLD" };
-            writeln!(out, "  conservation   {verdict}: {}", conservation.text)?;
-        }
-        self.notes.iter().try_for_each(|note| writeln!(out, "  note           {note}"))
-    }
 }
 
 impl TxReport {
@@ -440,79 +406,6 @@ fn csv_line(out: &mut impl Write, name: &str, s: &StreamReport) -> io::Result<()
     }
 }
 
-fn write_tx(out: &mut impl Write, tx: &TxReport) -> io::Result<()> {
-    writeln!(out, "  sender         {}", end(&tx.engine, &tx.device, &tx.netns, &tx.mode))?;
-    let packets = tx.asked_packets.map_or(String::new(), |packets| format!(", {packets} packets"));
-    writeln!(out, "  asked          {}{packets}", tx.asked_rate)?;
-    let rates = format!("{}pps, {}bit/s in {:.3} s", scaled(tx.pps), scaled(tx.bps), tx.seconds);
-    writeln!(out, "  offered        {} packets, {rates}", tx.sent)?;
-    for (name, count) in [
-        ("forfeited", tx.forfeited),
-        ("lost at sender", tx.lost_at_sender),
-        ("device drops", tx.device_dropped),
-        ("warm-up", tx.warmup_sent),
-    ] {
-        if count > 0 {
-            writeln!(out, "  {name:<14} {count} packets")?;
-        }
-    }
-    Ok(())
-}
-
-fn write_rx(out: &mut impl Write, rx: &RxReport) -> io::Result<()> {
-    writeln!(out, "  receiver       {}", end(&rx.engine, &rx.device, &rx.netns, &rx.mode))?;
-    writeln!(out, "  received       {} packets, {}pps in {:.3} s", rx.received, scaled(rx.pps), rx.seconds)?;
-    writeln!(out, "  duplicates     {}", rx.duplicates)?;
-    let distance =
-        if rx.reordered > 0 { format!(" (by up to {})", rx.max_reorder_distance) } else { String::new() };
-    writeln!(out, "  reordered      {}{distance}", rx.reordered)?;
-    let seldom = [
-        ("beyond window", rx.beyond_window),
-        ("foreign", rx.foreign),
-        ("other run", rx.other_run),
-        ("corrupt", rx.corrupt),
-        ("overflow", rx.receiver_overflow),
-    ];
-    for (name, count) in seldom {
-        if count > 0 {
-            writeln!(out, "  {name:<14} {count}")?;
-        }
-    }
-    Ok(())
-}
-
-/// Streams shown in a table at most; JSON and CSV have all.
-const STREAMS_SHOWN: usize = 16;
-
-fn write_streams(out: &mut impl Write, streams: &[StreamReport]) -> io::Result<()> {
-    writeln!(
-        out,
-        "  stream       sent   received       lost  dup  reord        p50        p99      p99.9        max"
-    )?;
-    for s in streams.iter().take(STREAMS_SHOWN) {
-        let l = s.latency_ns.as_ref();
-        let [p50, p99, p99_9, max] =
-            [l.map(|l| l.p50), l.map(|l| l.p99), l.map(|l| l.p99_9), l.map(|l| l.max)]
-                .map(|ns| ns.map_or("-".into(), time));
-        writeln!(
-            out,
-            "  {:>6} {:>10} {:>10} {:>10} {:>4} {:>6} {p50:>10} {p99:>10} {p99_9:>10} {max:>10}",
-            s.stream, s.sent, s.received, s.lost, s.duplicates, s.reordered
-        )?;
-    }
-    match streams.len().checked_sub(STREAMS_SHOWN) {
-        Some(more) if more > 0 => writeln!(out, "  … {more} more streams: -o json or -o csv has them all"),
-        _ => Ok(()),
-    }
-}
-
-fn end(engine: &str, device: &Option<String>, netns: &Option<String>, mode: &str) -> String {
-    let device = device.as_ref().map_or(String::new(), |device| format!(" on {device}"));
-    let netns = netns.as_ref().map_or(String::new(), |netns| format!(" in {netns}"));
-    let mode = if mode.is_empty() { String::new() } else { format!(" ({mode})") };
-    format!("{engine}{device}{netns}{mode}")
-}
-
 /// A number with k, M or G and four digits.
 pub fn scaled(value: f64) -> String {
     match value {
@@ -524,7 +417,7 @@ pub fn scaled(value: f64) -> String {
 }
 
 /// Nanoseconds in the unit that fits.
-fn time(ns: u64) -> String {
+pub fn time(ns: u64) -> String {
     match ns {
         0..1_000 => format!("{ns}ns"),
         1_000..1_000_000 => format!("{:.1}µs", ns as f64 / 1e3),
@@ -624,7 +517,7 @@ mod tests {
         report.judge(&meter, Some(&tallies), RxReport::default());
         let json: serde_json::Value = serde_json::from_str(&text(&report, Form::Json)).unwrap();
         for field in
-            "schema command run_id interrupted clock tx rx loss latency_ns conservation streams notes"
+            "schema command run_id interrupted clock tx rx loss latency_ns floor conservation streams notes"
                 .split(' ')
         {
             assert!(json.get(field).is_some(), "{field}");

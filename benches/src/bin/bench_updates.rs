@@ -1,0 +1,238 @@
+//! `make bench-updates`: what a change of the state costs, and what it costs the packets.
+//!
+//! One worker thread with a port on which packets arrive by the clock, and this thread, which compiles and publishes; both in one
+//! process, with nothing of the kernel between. The state is that of 5,000 Services with 250,000 backends and 10,000 policies over
+//! 100,000 pods. Rows go to `target/bench/updates.json`.
+
+#![allow(clippy::print_stdout, reason = "the table is what it is for")]
+#![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use benches::cluster;
+use benches::large::Large;
+use benches::load::Load;
+use benches::paced::Outcome;
+use clap::Parser;
+use policy_compiler::intent::update::Update;
+use policy_compiler::intent::{Endpoint, Intent, Policy, Service};
+use policy_compiler::tables::Tables;
+use serde_json::json;
+
+/// Flows that the packets belong to.
+const FLOWS: usize = 16 << 10;
+/// Updates a second.
+const RATES: [u32; 4] = [1, 10, 100, 1000];
+
+/// Replaces the tables of a large cluster under load.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Namespaces of the cluster: 200 pods, 20 policies and 10 Services of 50 backends in each.
+    #[arg(long, default_value_t = 500)]
+    namespaces: usize,
+    /// Seconds of load for each rate of updates.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Flows that the packets belong to.
+    #[arg(long, default_value_t = FLOWS)]
+    flows: usize,
+    /// Where the rows go.
+    #[arg(long, default_value = "target/bench/updates.json")]
+    out: PathBuf,
+}
+
+fn main() {
+    let options = Options::parse();
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if let [control, _, ..] = cores[..] {
+        core_affinity::set_for_current(control);
+    }
+    let mut rows = Rows::default();
+    let intent = Large { namespaces: options.namespaces }.intent();
+    let changes = Changes {
+        services: intent.services.iter().rev().take(1000).cloned().collect(),
+        endpoints: intent.endpoints.iter().rev().take(1000).cloned().collect(),
+        policy: intent.policies.last().cloned().expect("a policy"),
+    };
+    let packets = cluster::to_services(options.flows);
+    let mut load = Load::new(intent.clone(), &packets, cores.get(1).copied());
+    whole(&mut rows, &mut load, intent);
+    single(&mut rows, &mut load, &changes);
+    let rate = loss_free(&mut rows, &load);
+    load.tally.set_rate(rate * 0.8);
+    under_load(&mut rows, &mut load, &changes, options.seconds);
+    drop(load);
+    rows.write(&options.out);
+}
+
+/// What is changed over and over.
+struct Changes {
+    services: Vec<Service>,
+    endpoints: Vec<Endpoint>,
+    policy: Policy,
+}
+
+impl Changes {
+    /// A Service with a backend less, or with all again.
+    fn backend(&self, number: usize) -> Update {
+        let mut service = self.services[number % self.services.len()].clone();
+        if (number / self.services.len()).is_multiple_of(2) {
+            service.backends.pop();
+        }
+        Update { services: vec![service], ..Update::default() }
+    }
+
+    /// A pod without its second address, or on no known node, or as it was.
+    fn pod(&self, number: usize) -> Update {
+        let mut endpoint = self.endpoints[number % self.endpoints.len()].clone();
+        if (number / self.endpoints.len()).is_multiple_of(2) {
+            endpoint.node.clear();
+        }
+        Update { endpoints: vec![endpoint], ..Update::default() }
+    }
+
+    fn policy(&self, number: usize) -> Update {
+        let policy = Policy { resource_version: number.to_string(), ..self.policy.clone() };
+        Update { policies: vec![policy], ..Update::default() }
+    }
+}
+
+/// The whole state, compiled and in force; what it takes of memory, the bench's own copy of the state apart.
+fn whole(rows: &mut Rows, load: &mut Load, intent: Intent) {
+    let mut times: Vec<f64> = (0..3).map(|_| milliseconds(load.apply(intent.clone()))).collect();
+    // With no table to take from the generation before.
+    let fresh = Instant::now();
+    let tables = Tables::compile(&intent, 1, &Default::default()).expect("the intent is right");
+    rows.add("updates/whole_state_compile_ms", milliseconds(fresh.elapsed()), "ms");
+    drop(tables);
+    rows.add("updates/whole_state_again_ms", median(&mut times), "ms");
+    let tables = load.compiler().tables();
+    let policy = tables.policy.size();
+    let bytes = [
+        ("policy", policy.address_bytes + policy.row_bytes),
+        ("services", tables.services.backend_bytes() + tables.services.frontend_bytes()),
+        ("routes", tables.routes.bytes()),
+    ];
+    for (table, bytes) in bytes {
+        rows.add(&format!("updates/{table}_bytes"), bytes as f64 / 1e6, "MB");
+    }
+    rows.add("updates/rss_with_two_states_mb", resident(), "MB");
+    drop(intent);
+    rows.add("updates/rss_mb", resident(), "MB");
+}
+
+/// One change at a time, the worker idle.
+fn single(rows: &mut Rows, load: &mut Load, changes: &Changes) {
+    let mut row = |name: &str, count: usize, change: &dyn Fn(usize) -> Update| {
+        let mut times: Vec<f64> =
+            (0..count).map(|number| milliseconds(load.update(change(number))) * 1e3).collect();
+        rows.add(&format!("updates/{name}_p50_us"), percentile(&mut times, 0.50), "us");
+        rows.add(&format!("updates/{name}_p99_us"), percentile(&mut times, 0.99), "us");
+    };
+    row("one_endpoint", 2000, &|number| changes.backend(number));
+    row("one_pod", 2000, &|number| changes.pod(number));
+    row("one_policy", 20, &|number| changes.policy(number));
+}
+
+/// The highest rate at which no packet is lost for a second, by halving.
+fn loss_free(rows: &mut Rows, load: &Load) -> f64 {
+    let run = |rate: f64| {
+        load.tally.set_rate(rate);
+        std::thread::sleep(Duration::from_millis(200));
+        measured(load, 1.0)
+    };
+    // As fast as it goes: nearly all is lost, and what is taken is what can be.
+    let (mut low, mut high) = (0.0, run(1e9).taken as f64 * 1.05);
+    for _ in 0..7 {
+        let rate = f64::midpoint(low, high);
+        if run(rate).lost == 0 { low = rate } else { high = rate }
+    }
+    rows.add("updates/loss_free_mpps", low / 1e6, "Mpps");
+    low
+}
+
+fn measured(load: &Load, seconds: f64) -> Outcome {
+    let before = load.tally.read();
+    std::thread::sleep(Duration::from_secs_f64(seconds));
+    load.tally.read().since(&before)
+}
+
+/// Packets at 80 % of the loss-free rate while tables are replaced; before and after each rate, without updates.
+fn under_load(rows: &mut Rows, load: &mut Load, changes: &Changes, seconds: f64) {
+    std::thread::sleep(Duration::from_millis(200));
+    let mut number = 0;
+    let mut all = Vec::new();
+    for rate in RATES {
+        let quiet = measured(load, seconds / 2.0);
+        let (before, misses) = (load.tally.read(), load.counters.flow_misses.read());
+        let mut times = Vec::new();
+        let start = Instant::now();
+        let mut due = Duration::ZERO;
+        while start.elapsed().as_secs_f64() < seconds {
+            if start.elapsed() >= due {
+                times.push(milliseconds(load.update(changes.backend(number))) * 1e3);
+                number += 1;
+                due += Duration::from_secs(1) / rate;
+            }
+            std::hint::spin_loop();
+        }
+        let took = start.elapsed().as_secs_f64();
+        let outcome = load.tally.read().since(&before);
+        let judged = load.counters.flow_misses.read() - misses;
+        let after = measured(load, seconds / 2.0);
+        let row = |name: &str| format!("updates/{rate}hz/{name}");
+        let still = (quiet.microseconds(0.99) + after.microseconds(0.99)) / 2.0;
+        rows.add(&row("done"), times.len() as f64 / took, "1/s");
+        rows.add(&row("lost"), outcome.lost as f64, "packets");
+        rows.add(&row("lost_without"), (quiet.lost + after.lost) as f64, "packets");
+        rows.add(&row("judged_again"), judged as f64 / outcome.taken as f64 * 100.0, "%");
+        rows.add(&row("p50_us"), outcome.microseconds(0.5), "us");
+        rows.add(&row("p99_us"), outcome.microseconds(0.99), "us");
+        rows.add(&row("p99_without_us"), still, "us");
+        rows.add(&row("p99_ratio"), outcome.microseconds(0.99) / still, "");
+        all.append(&mut times);
+    }
+    rows.add("updates/apply_to_last_old_p50_us", percentile(&mut all, 0.50), "us");
+    rows.add("updates/apply_to_last_old_p99_us", percentile(&mut all, 0.99), "us");
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn percentile(times: &mut [f64], share: f64) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[((times.len() - 1) as f64 * share) as usize]
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    percentile(times, 0.5)
+}
+
+/// Resident memory of this process, in megabytes.
+fn resident() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("/proc");
+    let pages: f64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number of pages");
+    pages * 4096.0 / 1e6
+}
+
+/// The table.
+#[derive(Default)]
+struct Rows(Vec<serde_json::Value>);
+
+impl Rows {
+    fn add(&mut self, row: &str, value: f64, unit: &str) {
+        println!("{row:40} {value:12.3} {unit}");
+        self.0.push(json!({ "row": row, "value": value, "unit": unit }));
+    }
+
+    fn write(&self, path: &PathBuf) {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).expect("a folder for the rows");
+        }
+        let text = serde_json::to_vec_pretty(&self.0).expect("numbers");
+        std::fs::write(path, text).expect("the rows can be written");
+        println!("rows: {}", path.display());
+    }
+}

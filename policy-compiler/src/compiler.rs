@@ -1,0 +1,188 @@
+//! [`Compiler`]: the state in force and its tables; makes the next ones from what changes.
+//!
+//! ```text
+//!   Intent ──► Compiler::new ──► Tables                                 all of it
+//!   Update ──► prepare ──► Prepared { Tables } ──► commit               what it names; the rest is shared
+//!                 └ refused: nothing has changed        └ only once the tables are in force
+//! ```
+//!
+//! | changed | compiled again |
+//! |---|---|
+//! | a Service | its entry, its frontends; its backends' look-up table where no Service had those before |
+//! | an endpoint | its addresses in routes, policy and clients |
+//! | a policy, a new identity, an endpoint where no endpoint was like it | the policy table |
+//! | nodes, ranges | everything (no update says that) |
+//!
+//! The slow twin is [`Update::apply_to`] with [`Tables::compile`]: the answers are the same, numbers of Services, endpoints and
+//! rules need not be.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::intent::update::Update;
+use crate::intent::{Endpoint, Identity, Intent, Node, Policy, Service};
+use crate::policy::PolicyTable;
+use crate::service::SetPool;
+use crate::slots::{Plan, Slots};
+use crate::tables::{Amounts, Capacity, CompileError, Tables};
+use crate::view::View;
+
+/// The state in force, with its tables.
+#[derive(Debug)]
+pub struct Compiler {
+    capacity: Capacity,
+    node: String,
+    vni: u32,
+    nodes: Vec<Node>,
+    service_ranges: Vec<IpNet>,
+    identities: Vec<Identity>,
+    endpoints: Slots<Endpoint>,
+    policies: Slots<Policy>,
+    services: Slots<Service>,
+    amounts: Amounts,
+    pool: SetPool,
+    tables: Tables,
+}
+
+/// The tables of an update that is not made yet.
+#[derive(Debug)]
+pub struct Prepared {
+    tables: Tables,
+    update: Update,
+    amounts: Amounts,
+    endpoints: Plan,
+    policies: Plan,
+    services: Plan,
+}
+
+impl Prepared {
+    /// The tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+}
+
+impl Compiler {
+    /// Compiles all of `intent` as generation `generation`. Look-up tables over backends that `before` has are taken from it.
+    ///
+    /// # Errors
+    /// As [`Tables::compile`].
+    pub fn new(
+        intent: Intent,
+        generation: u64,
+        capacity: &Capacity,
+        before: Option<&Compiler>,
+    ) -> Result<Self, CompileError> {
+        let mut pool = before.map(|before| before.pool.clone()).unwrap_or_default();
+        let view = View::of(&intent);
+        let (tables, amounts) = Tables::compile_view(&view, intent.vni, generation, capacity, &mut pool)?;
+        Ok(Compiler {
+            capacity: *capacity,
+            node: intent.node,
+            vni: intent.vni,
+            nodes: intent.nodes,
+            service_ranges: intent.service_ranges,
+            identities: intent.identities,
+            endpoints: Slots::new(intent.endpoints),
+            policies: Slots::new(intent.policies),
+            services: Slots::new(intent.services),
+            amounts,
+            pool,
+            tables,
+        })
+    }
+
+    /// The tables in force.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The state in force. Parts that came by updates may stand in another order than they were sent in.
+    pub fn intent(&self) -> Intent {
+        Intent {
+            node: self.node.clone(),
+            vni: self.vni,
+            nodes: self.nodes.clone(),
+            identities: self.identities.clone(),
+            endpoints: self.endpoints.iter().cloned().collect(),
+            policies: self.policies.iter().cloned().collect(),
+            services: self.services.iter().cloned().collect(),
+            service_ranges: self.service_ranges.clone(),
+        }
+    }
+
+    /// This node, where it is among the nodes.
+    pub fn node(&self) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == self.node)
+    }
+
+    /// Address ranges of Services.
+    pub fn service_ranges(&self) -> &[IpNet] {
+        &self.service_ranges
+    }
+
+    /// Compiles what an update changes, as generation `generation`. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// [`CompileError`] as for the whole state; positions in it are the update's. [`CompileError::Missing`] for what
+    /// should go but is not there.
+    pub fn prepare(&mut self, update: Update, generation: u64) -> Result<Prepared, CompileError> {
+        let missing = |object: String| CompileError::Missing { object };
+        let endpoints = self.endpoints.plan(&update.removed_endpoints, &update.endpoints);
+        let endpoints = endpoints.map_err(|name| missing(format!("Pod {name}")))?;
+        let policies = self.policies.plan(&update.removed_policies, &update.policies);
+        let policies = policies.map_err(|name| missing(name.to_string()))?;
+        let services = self.services.plan(&update.removed_services, &update.services);
+        let services = services.map_err(|name| missing(format!("Service {name}")))?;
+        let changed_endpoints = self.endpoints.change(&endpoints, &update.endpoints);
+        let changed_policies = self.policies.change(&policies, &update.policies);
+        let changed_services = self.services.change(&services, &update.services);
+        let amounts = self
+            .amounts
+            .less(&changed_endpoints.removed, &changed_policies.removed, &changed_services.removed)
+            .more(&changed_endpoints.added, &changed_policies.added, &changed_services.added)
+            .with_identities(self.identities.len() + update.identities.len());
+        let view = || View {
+            node: &self.node,
+            nodes: &self.nodes,
+            identities: self.identities.iter().chain(&update.identities).collect(),
+            endpoints: self.endpoints.view(&endpoints, &update.endpoints),
+            policies: self.policies.view(&policies, &update.policies),
+            services: self.services.view(&services, &update.services),
+            service_ranges: &self.service_ranges,
+        };
+        if !amounts.fit(&self.capacity) {
+            amounts.check(&view(), &self.capacity)?;
+        }
+        let mut tables = Tables { generation, ..self.tables.clone() };
+        let rules_stay = changed_policies.is_empty() && update.identities.is_empty();
+        if !changed_endpoints.is_empty() {
+            tables.routes = Arc::new(tables.routes.updated(&changed_endpoints)?);
+        }
+        let with_rules = if rules_stay { tables.policy.updated(&changed_endpoints) } else { None };
+        tables.policy = match with_rules {
+            Some(_) if changed_endpoints.is_empty() => tables.policy,
+            Some(policy) => Arc::new(policy?),
+            None => Arc::new(PolicyTable::compile_view(&view())?),
+        };
+        if !changed_services.is_empty() || tables.services.depends_on(&changed_endpoints) {
+            let services = tables.services.updated(&changed_services, &changed_endpoints, &mut self.pool)?;
+            tables.services = Arc::new(services);
+        }
+        Ok(Prepared { tables, update, amounts, endpoints, policies, services })
+    }
+
+    /// Makes the update that was prepared last: its tables are in force.
+    pub fn commit(&mut self, prepared: Prepared) {
+        let Prepared { tables, update, amounts, endpoints, policies, services } = prepared;
+        self.identities.extend(update.identities);
+        self.endpoints.commit(&endpoints, update.endpoints);
+        self.policies.commit(&policies, update.policies);
+        self.services.commit(&services, update.services);
+        (self.tables, self.amounts) = (tables, amounts);
+    }
+}
+
+#[cfg(test)]
+mod tests;
