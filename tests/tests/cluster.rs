@@ -96,7 +96,9 @@ fn surroundings(cluster: &Cluster) -> Vec<String> {
     let mut seen = Vec::new();
     for (namespace, device) in devices {
         seen.push(namespace.ip(&format!("-d -o link show dev {device}")).unwrap());
-        seen.push(namespace.ip(&format!("-o addr show dev {device} permanent")).unwrap());
+        // Whether an address is still being probed for is nobody's doing.
+        let addresses = namespace.ip(&format!("-o addr show dev {device} permanent")).unwrap();
+        seen.push(addresses.replace(" tentative", ""));
         seen.push(namespace.command("ethtool", &["-k", device]).unwrap());
     }
     seen

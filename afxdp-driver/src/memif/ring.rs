@@ -367,7 +367,7 @@ impl Sender {
                 return Ok(Pushed::Full);
             }
         }
-        self.ring.prefetch(self.next.wrapping_add(DESCRIPTORS_AHEAD));
+        self.prefetch();
         let mut descriptor = self.buffer(self.next);
         if packet.len() > descriptor.len as usize {
             return self.push_chain(packet);
@@ -415,6 +415,16 @@ impl Sender {
         }
         self.limit = limit;
         Ok(())
+    }
+
+    /// Asks for the buffer of a packet some way behind, which the receiver has read last, and for a descriptor further on.
+    #[inline]
+    fn prefetch(&self) {
+        self.ring.prefetch(self.next.wrapping_add(AHEAD + DESCRIPTORS_AHEAD));
+        let descriptor = self.buffer(self.next.wrapping_add(AHEAD));
+        if let Some(region) = self.regions.get(descriptor.region as usize) {
+            region.prefetch_for_writing(descriptor.offset);
+        }
     }
 
     /// The buffer that is free there: one's own, or what the client's descriptor says.

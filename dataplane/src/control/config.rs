@@ -100,7 +100,8 @@ pub struct Devices {
     /// A veth without a queueing discipline gets one, and its port a send buffer for a whole ring: a receiver that is full
     /// holds its sender up instead of losing packets.
     pub queueing: bool,
-    /// The receive work at a veth's far end gets threads of its own on the CPUs that have no worker, where there are such.
+    /// The receive work at a veth's far end gets threads of its own on the CPUs that have no worker, where there are such. For
+    /// nodes where those CPUs have time: only the operator knows.
     pub threaded_napi: bool,
 }
 
@@ -245,7 +246,7 @@ impl Default for Memory {
 
 impl Default for Devices {
     fn default() -> Self {
-        Devices { queueing: true, threaded_napi: true }
+        Devices { queueing: true, threaded_napi: false }
     }
 }
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Everything that is the same for all packets to one node stands in a template, made once for an egress.
-//! [`encapsulate`] copies it over the frame's own Ethernet header and patches the rest: lengths, the IPv4 checksum (from
+//! [`encapsulate_v4`] copies it over the frame's own Ethernet header and patches the rest: lengths, the IPv4 checksum (from
 //! the template's by RFC 1624), ECN (RFC 6040, normal mode), the inner EtherType and the UDP source port.
 //!
 //! The UDP checksum is zero. On IPv4 RFC 7348 wants that. On IPv6 RFC 6935 and RFC 6936 permit it for tunnels: what is

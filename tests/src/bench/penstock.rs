@@ -37,6 +37,7 @@ impl Rig {
         services::only_web_b(&cluster.manifests)?;
         cluster.manifests.write("bench.yaml", POLICY)?;
         let manifests = cluster.manifests.clone();
+        cluster.node_a.more_config = "[devices]\nthreaded_napi = true\n".to_owned();
         cluster.node_a.start_penstockd()?;
         cluster.node_a.start_agent(&manifests)?;
         cluster.node_a.add_port(&cluster.web_a)?;

@@ -35,7 +35,7 @@ fn a_full_file_is_read() {
         huge_pages = "never"
         [devices]
         queueing = false
-        threaded_napi = false
+        threaded_napi = true
         [flows]
         ipv4 = 1024
         ipv6 = 512
@@ -61,7 +61,7 @@ fn a_full_file_is_read() {
     assert_eq!(config.workers.cores, [1, 0]);
     assert_eq!(config.workers.idle.sleep(), Duration::ZERO);
     assert_eq!(config.uplink.map(|uplink| (uplink.device, uplink.mode)), Some(("eth0".into(), Mode::Native)));
-    assert!(!config.devices.queueing && !config.devices.threaded_napi);
+    assert!(!config.devices.queueing && config.devices.threaded_napi);
     assert_eq!((config.socket_mode, config.memory.huge_pages), (0o600, HugePages::Never));
 }
 
