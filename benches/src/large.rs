@@ -1,4 +1,4 @@
-//! A large cluster around the small one of [`cluster`](crate::cluster): the same in every run, and made so that everything a table
+//! A large cluster around the small one of [`cluster`]: the same in every run, and made so that everything a table
 //! can share or must keep apart is there: applications that policies tell apart, backends that Services share, address blocks, pods of both
 //! families, empty policies that isolate whole namespaces.
 
