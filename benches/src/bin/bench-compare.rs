@@ -149,7 +149,8 @@ fn rows(printed: &str) -> Vec<(String, f64)> {
         let mut words = line.split_whitespace();
         let name = words.next().filter(|name| name.contains('/'))?;
         let cycles = words.next()?.parse().ok().filter(|cycles: &f64| *cycles > 0.0)?;
-        Some((name.to_owned(), cycles))
+        // Older revisions name the usual batch as well.
+        Some((name.strip_suffix("/64").unwrap_or(name).to_owned(), cycles))
     };
     printed.lines().filter_map(row).collect()
 }
@@ -214,7 +215,7 @@ mod tests {
 
     #[test]
     fn rows_are_told_from_what_is_printed_around_them() {
-        let printed = "\nrow     cycles/packet  ns/packet\nport/16k/1    20.0   7.73\nfull/16k  130.9  50.42  121.4\n\
+        let printed = "\nrow     cycles/packet  ns/packet\nport/16k/1    20.0   7.73\nfull/16k/64  130.9  50.42  121.4\n\
                        \nwritten to /work/target/bench/summary.json\n";
         assert_eq!(rows(printed), [("port/16k/1".to_owned(), 20.0), ("full/16k".to_owned(), 130.9)]);
     }
