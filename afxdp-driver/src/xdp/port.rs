@@ -325,7 +325,10 @@ impl AfXdpPort {
         }
         self.counters.rx_packets += 1;
         self.counters.rx_bytes += len as u64;
-        batch.push(pool.frame(chunk, head, len));
+        let frame = pool.frame(chunk, head, len);
+        // The kernel has written it on another core, or long ago: the batch is read only when all of it is here.
+        frame.prefetch();
+        batch.push(frame);
         true
     }
 
