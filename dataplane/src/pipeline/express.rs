@@ -253,23 +253,11 @@ impl Pipeline {
         head: &Head,
         mut frame: Frame,
     ) -> Result<(), Frame> {
-        if head.is_v6() {
-            return self.express_v6(turn, lane, head, frame);
-        }
-        let Some(egress) = self.rewritten_v4(turn, lane, head, &mut frame) else { return Err(frame) };
-        self.emit(turn, egress.port, egress.worker, frame);
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn express_v6(
-        &mut self,
-        turn: &mut Turn<'_>,
-        lane: &Lane,
-        head: &Head,
-        mut frame: Frame,
-    ) -> Result<(), Frame> {
-        let Some(egress) = self.rewritten_v6(turn, lane, head, &mut frame) else { return Err(frame) };
+        let egress = match head.is_v6() {
+            false => self.rewritten_v4(turn, lane, head, &mut frame),
+            true => self.rewritten_v6(turn, lane, head, &mut frame),
+        };
+        let Some(egress) = egress else { return Err(frame) };
         self.emit(turn, egress.port, egress.worker, frame);
         Ok(())
     }
