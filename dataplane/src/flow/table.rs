@@ -181,26 +181,26 @@ impl<const WORDS: usize> Table<WORDS> {
     }
 
     /// The line that answers for `key`, whose hash is `hash`.
+    #[inline(always)]
     pub fn lookup(&self, key: &Key, hash: u64) -> Option<Found> {
-        self.lookup_home(key, hash).or_else(|| self.lookup_elsewhere(key, hash))
+        self.found(self.home(hash), key).or_else(|| self.lookup_elsewhere(key, hash))
     }
 
-    /// The home line of `hash`, where it answers for `key`: almost always, and without a call.
+    /// What a line says, where it answers for `key`.
     #[inline(always)]
-    pub fn lookup_home(&self, key: &Key, hash: u64) -> Option<Found> {
-        let slot = self.home(hash);
+    fn found(&self, slot: usize, key: &Key) -> Option<Found> {
         let words = self.words(slot).filter(|words| is_for(words, key))?;
         Some(Found { slot: slot as u32, entry: decode(&words) })
     }
 
     /// Not in its home line: wherever its tag stands in its two buckets.
     #[inline(never)]
-    pub fn lookup_elsewhere(&self, key: &Key, hash: u64) -> Option<Found> {
+    fn lookup_elsewhere(&self, key: &Key, hash: u64) -> Option<Found> {
         let tag = tag_of(hash);
         for bucket in self.buckets_of(hash) {
             for slot in self.tagged(bucket, tag) {
-                if let Some(words) = self.words(slot).filter(|words| is_for(words, key)) {
-                    return Some(Found { slot: slot as u32, entry: decode(&words) });
+                if let Some(found) = self.found(slot, key) {
+                    return Some(found);
                 }
             }
         }
