@@ -82,6 +82,14 @@ struct Served<P> {
     gone: bool,
 }
 
+impl<P: PacketIo> Served<P> {
+    /// Makes the port's counters known.
+    fn publish(&mut self) {
+        self.cells.store(&self.io.counters());
+        self.moved = self.io.in_flight() > 0;
+    }
+}
+
 /// One worker.
 #[derive(Debug)]
 pub struct Worker<P> {
@@ -261,8 +269,7 @@ impl<P: PacketIo> Worker<P> {
         // A port that threw away all that it received took no packet: now and then all are looked at.
         let all = self.counters.busy_turns.read().is_multiple_of(256);
         for served in self.ports.iter_mut().flatten().filter(|served| served.moved || all) {
-            served.cells.store(&served.io.counters());
-            served.moved = served.io.in_flight() > 0;
+            served.publish();
         }
         self.counters.busy_cycles.add(cpu::cycles().wrapping_sub(began));
     }
@@ -300,7 +307,7 @@ impl<P: PacketIo> Worker<P> {
         let Some(mut served) = self.ports.get_mut(port as usize).and_then(Option::take) else { return };
         // What it refuses now it will refuse when it is closed as well.
         let _ = served.io.flush(&mut self.pool);
-        served.cells.store(&served.io.counters());
+        served.publish();
         let event = Event::Detached { port, io: Box::new(served.io) };
         // The port must not be lost: wait for room; nobody but the control thread is needed to make it.
         if let Err(error) = self.events.send(event)
@@ -335,9 +342,7 @@ impl<P: PacketIo> Worker<P> {
         }
         if self.commands.is_empty() && !self.out.links().is_waiting() {
             self.counters.sleeps.add(1);
-            for served in self.ports.iter().flatten() {
-                served.cells.store(&served.io.counters());
-            }
+            self.ports.iter_mut().flatten().for_each(|served| served.publish());
             let ports = self.ports.iter().flatten().filter_map(|port| port.io.poll_fd());
             let mut fds: Vec<_> = ports.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             fds.push(PollFd::new(self.doorbell.as_fd(), PollFlags::POLLIN));
@@ -356,7 +361,7 @@ impl<P: PacketIo> Worker<P> {
         self.flush();
         for mut served in self.ports.drain(..).flatten() {
             let _ = served.io.flush(&mut self.pool);
-            served.cells.store(&served.io.counters());
+            served.publish();
             served.io.close(&mut self.pool);
         }
         self.store_ledger();
