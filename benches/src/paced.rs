@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use afxdp_driver::{Batch, FramePool, PacketIo, PortCounters, PortError, cpu};
 
-use crate::replay::{PACKET_LEN, Packet};
+use crate::replay::{Packet, swallow};
 
 /// Places in the ring: penstockd's default.
 pub const RING: u64 = 2048;
@@ -179,11 +179,9 @@ impl PacketIo for PacedPort {
         let mut received = 0;
         while received < waiting && !batch.is_full() {
             let (Some(packet), Some(mut frame)) = (self.packets.get(self.next), pool.alloc()) else { break };
-            if frame.resize(PACKET_LEN)
-                && let Some(place) = frame.first_chunk_mut::<PACKET_LEN>()
-            {
-                *place = packet.0;
-            }
+            // A chunk has room for it.
+            let filled = frame.fill(&packet.0);
+            debug_assert!(filled);
             batch.push(frame);
             received += 1;
             self.next = if self.next + 1 == self.packets.len() { 0 } else { self.next + 1 };
@@ -196,10 +194,7 @@ impl PacketIo for PacedPort {
 
     #[inline]
     fn send(&mut self, pool: &mut FramePool, batch: &mut Batch) -> usize {
-        let sent = batch.len();
-        batch.drain(..).for_each(|frame| pool.free(frame));
-        self.counters.tx_packets += sent as u64;
-        sent
+        swallow(&mut self.counters, pool, batch)
     }
 
     fn flush(&mut self, _pool: &mut FramePool) -> Result<(), PortError> {

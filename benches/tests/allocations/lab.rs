@@ -8,6 +8,7 @@ use afxdp_driver::{Batch, Frame, FramePool, HugePages, PacketIo, PortCounters, P
 use agent_api::contract::PortRole;
 use allocation_counter::AllocationInfo;
 use benches::cluster::{self, PORTS};
+use benches::replay::swallow;
 use crossbeam::channel::{Receiver, Sender};
 use dataplane::control::build::{self, PortFacts, Settings, Surroundings, World};
 use dataplane::counters::WorkerCounters;
@@ -205,10 +206,7 @@ impl PacketIo for Feed {
     }
 
     fn send(&mut self, pool: &mut FramePool, batch: &mut Batch) -> usize {
-        let sent = batch.len();
-        batch.drain(..).for_each(|frame| pool.free(frame));
-        self.counters.tx_packets += sent as u64;
-        sent
+        swallow(&mut self.counters, pool, batch)
     }
 
     fn flush(&mut self, _pool: &mut FramePool) -> Result<(), PortError> {
