@@ -46,7 +46,7 @@ impl Load {
     /// A worker on `core` that judges by the tables of `intent`; no packets yet.
     pub fn new(intent: Intent, packets: &Arc<[Packet]>, core: Option<core_affinity::CoreId>) -> Self {
         let compiler = Compiler::new(intent, 1, &Capacity::default(), None).expect("the intent is right");
-        let first = dataplane::snapshot::Snapshot { epoch: 1, ..cluster::snapshot_by(compiler.tables()) };
+        let first = cluster::snapshot_by(compiler.tables());
         let publication = Publication::new(first, 1);
         let flows =
             FlowTables::new(packets.len() * 8, 16, HugePages::Prefer, SEED).expect("memory for flows");
@@ -100,7 +100,8 @@ impl Load {
         let began = Instant::now();
         let generation = self.compiler.tables().generation + 1;
         let prepared = self.compiler.prepare(update, generation).expect("the update is right");
-        let epoch = self.publisher.publish(cluster::snapshot_by(prepared.tables()));
+        let epoch =
+            self.publisher.publish_touching(cluster::snapshot_by(prepared.tables()), prepared.touched());
         self.wait(epoch);
         let took = began.elapsed();
         self.compiler.commit(prepared);
