@@ -109,6 +109,14 @@ impl Load {
         took
     }
 
+    /// Compiles an update as [`update`](Self::update) does, and publishes nothing: what sharing the machine with the compiler costs the packets.
+    pub fn rehearse(&mut self, update: Update) {
+        let generation = self.compiler.tables().generation + 1;
+        let prepared = self.compiler.prepare(update, generation).expect("the update is right");
+        drop(cluster::snapshot_by(prepared.tables()));
+        self.compiler.commit(prepared);
+    }
+
     /// Replaces the whole state; answers with the time until the worker has passed it.
     pub fn apply(&mut self, intent: Intent) -> Duration {
         let began = Instant::now();
