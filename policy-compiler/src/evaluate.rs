@@ -299,10 +299,7 @@ fn judged(policy: &PolicyTable, query: &ServiceQuery, targets: &[SocketAddr]) ->
 /// A rule in words.
 fn rule(policy: &PolicyTable, decision: Decision) -> String {
     match policy.origin(decision.rule) {
-        Some(origin) => {
-            let direction = if origin.ingress { "ingress" } else { "egress" };
-            format!("{} {} {direction}[{}]", origin.kind, origin.policy, origin.index)
-        }
+        Some(origin) => origin.to_string(),
         None if decision.rule == RuleId::NO_RULE => "no-rule".into(),
         None => "default-allow".into(),
     }

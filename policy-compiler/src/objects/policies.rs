@@ -7,15 +7,18 @@ use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::endpoints::protocol;
 use super::selectors::{Namespaces, Selections, Selector};
 use super::{ObjectError, Objects, Warning, address};
 use crate::intent::{
-    IpBlock, ObjectName, Peers, Policy, PolicyKind, PortMatch, PortSelector, Protocol, Rule,
+    IpBlock, ObjectName, Peers, Policy, PortMatch, PortSelector, Protocol, Revocation, Rule, Tier,
 };
+
+/// The annotation that says what happens to live flows that a policy does not allow any more.
+const REVOCATION: &str = "penstock.io/revocation";
 
 /// The policies as read.
 #[derive(Default)]
@@ -31,6 +34,7 @@ pub(super) struct Drafts<'a> {
 struct Draft<'a> {
     name: &'a ObjectName,
     resource_version: String,
+    revocation: Revocation,
     subjects: u32,
     ingress: Option<Vec<DraftRule>>,
     egress: Option<Vec<DraftRule>>,
@@ -74,11 +78,13 @@ pub(super) fn resolve(drafts: &Drafts<'_>, members: &[Vec<u32>]) -> Vec<Policy> 
             index: index as u32,
             peers: rule.peers.as_ref().map(peers),
             ports: rule.ports.clone(),
+            ..Rule::default()
         };
         rules.iter().enumerate().map(rule).collect()
     };
     let policy = |draft: &Draft<'_>| Policy {
-        kind: PolicyKind::NetworkPolicy,
+        tier: Tier::NetworkPolicy,
+        revocation: draft.revocation,
         name: draft.name.clone(),
         resource_version: draft.resource_version.clone(),
         subjects: select(&draft.subjects).to_vec(),
@@ -126,6 +132,7 @@ impl<'a> Reader<'_, 'a> {
         Ok(Draft {
             name: self.name,
             resource_version: object.metadata.resource_version.clone().unwrap_or_default(),
+            revocation: revocation(&object.metadata)?,
             subjects,
             ingress: isolates.0.then_some(ingress),
             egress: isolates.1.then_some(egress),
@@ -218,6 +225,21 @@ impl<'a> Reader<'_, 'a> {
     }
 }
 
+/// What the annotation says of live flows.
+fn revocation(metadata: &ObjectMeta) -> Result<Revocation, Problem> {
+    let text = metadata.annotations.as_ref().and_then(|annotations| annotations.get(REVOCATION));
+    match text.map(String::as_str) {
+        None => Ok(Revocation::default()),
+        Some("keep") => Ok(Revocation::Keep),
+        Some("drop") => Ok(Revocation::Drop),
+        Some("reset") => Ok(Revocation::Reset),
+        Some(other) => {
+            let problem = format!("{other:?} is not a revocation (keep, drop, reset)");
+            Err((format!("metadata.annotations[{REVOCATION}]"), problem))
+        }
+    }
+}
+
 /// Whether the policy isolates for ingress and for egress. Where the object does not say: for ingress, and for egress
 /// if it has egress rules.
 fn policy_types(types: Option<&[String]>, has_egress: bool) -> Result<(bool, bool), Problem> {
@@ -265,3 +287,6 @@ fn port_match(at: &str, port: &NetworkPolicyPort) -> Result<PortMatch, Problem> 
     };
     Ok(PortMatch { protocol, port: selector })
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::PolicyTable;
+use crate::intent::update::PolicyName;
 use crate::intent::{Endpoint, Intent, ObjectName};
 
 /// Who reaches whom on one protocol and port.
@@ -59,7 +60,7 @@ pub struct Summary {
     /// The endpoints that any policy isolates, in the order of their names.
     pub isolated: Vec<Isolated>,
     /// Policies that select no endpoint.
-    pub idle_policies: Vec<ObjectName>,
+    pub idle_policies: Vec<PolicyName>,
 }
 
 /// An endpoint that policies isolate.
@@ -105,7 +106,9 @@ pub fn summary(intent: &Intent, policy: &PolicyTable) -> Summary {
         rules: rules.sum(),
         services: intent.services.len(),
         isolated: sorted(intent).iter().filter_map(isolated).collect(),
-        idle_policies: idle.map(|policy| policy.name.clone()).collect(),
+        idle_policies: idle
+            .map(|policy| PolicyName { kind: policy.kind(), name: policy.name.clone() })
+            .collect(),
     }
 }
 

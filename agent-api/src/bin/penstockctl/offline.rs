@@ -46,7 +46,7 @@ fn check_text(summary: &Summary, warnings: &[Warning]) -> String {
         count(summary.services, "service port", "service ports"),
     );
     for policy in &summary.idle_policies {
-        let _ = writeln!(text, "NetworkPolicy {policy} selects no endpoint");
+        let _ = writeln!(text, "{policy} selects no endpoint");
     }
     let names = |names: &[ObjectName]| {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
