@@ -36,6 +36,9 @@ mod conformance;
 #[cfg(test)]
 #[cfg(feature = "kubernetes")]
 mod properties;
+#[cfg(test)]
+#[cfg(feature = "kubernetes")]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -86,6 +86,7 @@ fn port() -> impl Strategy<Value = Value> {
         json!({"protocol": "UDP", "port": "http"}),
         json!({"protocol": "UDP", "port": "http"}),
         json!({"protocol": "TCP", "port": "metrics"}),
+        json!({"port": "aside"}),
     ])
 }
 
@@ -150,6 +151,7 @@ fn protocol_match() -> impl Strategy<Value = Value> {
         json!({"destinationNamedPort": "http"}),
         json!({"destinationNamedPort": "http"}),
         json!({"destinationNamedPort": "metrics"}),
+        json!({"destinationNamedPort": "aside"}),
     ])
 }
 
@@ -194,12 +196,13 @@ fn named_ports() -> impl Strategy<Value = Value> {
     ])
 }
 
-/// A pod: namespace, labels, node, ports, whether it is hostNetwork, phase.
+/// A pod: namespace, labels, node, ports, whether it is hostNetwork, phase: one that is pending has no address yet.
 type Pod = (&'static str, Value, &'static str, Value, bool, &'static str);
 
 fn pod() -> impl Strategy<Value = Pod> {
     let nodes = select(NODES.to_vec());
-    let phase = prop_oneof![9 => Just("Running"), 1 => Just("Succeeded")];
+    let phase =
+        prop_oneof![18 => Just("Running"), 1 => Just("Succeeded"), 1 => Just("Failed"), 1 => Just("Pending")];
     (select(NAMESPACES.to_vec()), labels(), nodes, named_ports(), prop::bool::weighted(0.1), phase)
 }
 
@@ -228,8 +231,16 @@ fn cluster() -> impl Strategy<Value = Objects> {
             let ips = json!([{"ip": format!("10.244.{subnet}.{number}")}, {"ip": format!("fd00:1::{subnet}:{number}")}]);
             let object = json!({
                 "metadata": {"namespace": namespace, "name": name, "labels": labels},
-                "spec": {"nodeName": node, "hostNetwork": host, "containers": [{"name": "main", "ports": ports}]},
-                "status": {"phase": phase, "podIPs": if host { json!([]) } else { ips }},
+                "spec": {
+                    "nodeName": node,
+                    "hostNetwork": host,
+                    "containers": [{"name": "main", "ports": ports}],
+                    "initContainers": [
+                        {"name": "sidecar", "restartPolicy": "Always", "ports": [{"name": "aside", "containerPort": 81}]},
+                        {"name": "first", "ports": [{"name": "metrics", "containerPort": 81}]},
+                    ],
+                },
+                "status": {"phase": phase, "podIPs": if host || phase == "Pending" { json!([]) } else { ips }},
             });
             objects.pods.insert(ObjectName::new(namespace, name), read(object));
         }

@@ -56,7 +56,14 @@ fn check_text(summary: &Summary, warnings: &[Warning]) -> String {
     for isolated in &summary.isolated {
         rows.row([isolated.endpoint.to_string(), names(&isolated.ingress), names(&isolated.egress)]);
     }
-    text + &rows.text("no endpoint is isolated: everyone may reach everyone")
+    if summary.ruled.is_empty() {
+        return text + &rows.text("no endpoint is isolated: everyone may reach everyone");
+    }
+    let mut ruled = Rows::new(["endpoint", "cluster policies on ingress", "cluster policies on egress"]);
+    for endpoint in &summary.ruled {
+        ruled.row([endpoint.endpoint.to_string(), names(&endpoint.ingress), names(&endpoint.egress)]);
+    }
+    text + &rows.text("no endpoint is isolated") + &ruled.text("")
 }
 
 pub(crate) fn policy_matrix(arguments: &Matrix) -> Result<Answer, Fault> {
