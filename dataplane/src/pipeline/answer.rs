@@ -141,7 +141,7 @@ impl Pipeline {
     }
 
     /// Tells the far end of a connection that is revoked by this segment, of which `entry` says where it would have gone: it may have
-    /// nothing to say, and would never be answered.
+    /// nothing to say, and would never be answered. A reset goes on as it is: another node may have revoked the connection first.
     #[cold]
     pub(super) fn abort(&mut self, turn: &mut Turn<'_>, item: &Item, frame: &Frame, entry: &Entry) {
         // The entry's own way out is by number, of a snapshot that has gone.
@@ -151,7 +151,7 @@ impl Pipeline {
         let Some(egress) = turn.snapshot.egresses.get(way as usize) else { return };
         let Some(mut reset) = turn.pool.alloc() else { return };
         let made = reset.fill(frame)
-            && tcp::abort_in_place(&mut reset, &item.parsed)
+            && (item.parsed.tcp_flags & tcp::RST != 0 || tcp::abort_in_place(&mut reset, &item.parsed))
             && match parse::parse(&reset) {
                 Ok(Packet::Ip(parsed)) => {
                     rewrite::forward(&mut reset, &parsed, entry, egress, item.hash as u32)

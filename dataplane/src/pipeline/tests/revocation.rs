@@ -166,6 +166,22 @@ fn a_reset_is_sent_to_both_ends_by_the_next_segment_of_either() {
 }
 
 #[test]
+fn a_reset_by_another_node_goes_on() {
+    for v6 in FAMILIES {
+        let mut rig = Rig::new();
+        let (client, server) = ((R2.at(v6), 40_000), (P2.at(v6), 80));
+        let (forth, reset) =
+            (segment(client, server), Spec { payload: vec![], ..tcp(client, server, RST | ACK) });
+        rig.send(UPLINK, forth.tunnelled_by(NODE_B)).one(POD2);
+        rig.revoke(Revocation::Reset);
+        let Outcome { out, drops, generated, .. } = rig.send(UPLINK, reset.tunnelled_by(NODE_B));
+        assert_eq!((drops, generated), (vec![PolicyIngress], 1));
+        assert_eq!(out, [(POD2, reset.hop().out_of(POD2))]);
+        rig.send(UPLINK, reset.tunnelled_by(NODE_B)).ended(PolicyIngress);
+    }
+}
+
+#[test]
 fn a_reset_goes_into_the_tunnel() {
     for v6 in FAMILIES {
         let mut rig = Rig::new();
