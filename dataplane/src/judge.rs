@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use afxdp_driver::cpu;
 use policy_compiler::policy::Judgement;
 use policy_compiler::routes::Route;
 use policy_compiler::service::{Resolution, ServiceId, ServiceQuery};
@@ -90,6 +91,39 @@ pub fn decide(
     origin: Origin,
     kept: Option<SocketAddr>,
 ) -> Decision {
+    decide_from(snapshot, key, v6, origin, kept, None)
+}
+
+/// As [`decide`], of a new flow of which these very tables have said already what Service it is of, if that has been asked.
+pub(crate) fn decide_new(
+    snapshot: &Snapshot,
+    key: &Key,
+    v6: bool,
+    origin: Origin,
+    resolution: Option<Resolution>,
+) -> Decision {
+    decide_from(snapshot, key, v6, origin, None, resolution)
+}
+
+/// What is asked of the Services for a flow.
+pub(crate) fn service_query(key: &Key, v6: bool) -> ServiceQuery {
+    ServiceQuery {
+        src: key.src(v6),
+        src_port: key.src_port(),
+        dst: key.dst(v6),
+        dst_port: key.dst_port(),
+        protocol: key.protocol(),
+    }
+}
+
+fn decide_from(
+    snapshot: &Snapshot,
+    key: &Key,
+    v6: bool,
+    origin: Origin,
+    kept: Option<SocketAddr>,
+    resolution: Option<Resolution>,
+) -> Decision {
     let dst = SocketAddr::new(key.dst(v6), key.dst_port());
     let mut decision = Decision {
         verdict: Ok(()),
@@ -101,7 +135,7 @@ pub fn decide(
         way: Way::NoPort,
         back: way_back(snapshot, key.src(v6), origin),
     };
-    decision.verdict = decide_into(&mut decision, snapshot, key, v6, origin, kept);
+    decision.verdict = decide_into(&mut decision, snapshot, key, v6, origin, kept, resolution);
     decision
 }
 
@@ -112,6 +146,7 @@ fn decide_into(
     v6: bool,
     origin: Origin,
     kept: Option<SocketAddr>,
+    resolution: Option<Resolution>,
 ) -> Result<(), DropReason> {
     let (src, protocol) = (key.src(v6), key.protocol());
     // 1. Nobody speaks for somebody else.
@@ -119,7 +154,13 @@ fn decide_into(
         return Err(DropReason::SpoofedSource);
     }
     // 2. A Service is one of its backends.
-    let masquerade = resolve(decision, snapshot, key, src, kept)?;
+    let masquerade = resolve(decision, snapshot, &service_query(key, v6), kept, resolution)?;
+    if resolution.is_none()
+        && let Some(place) = snapshot.tables.routes.first_read(decision.dst.ip())
+    {
+        // The route comes while policy is asked.
+        cpu::prefetch(place);
+    }
     // 3. Both ends' policies, on the addresses that policies know: source before, destination after translation.
     let policy_port = if matches!(protocol, TCP | UDP | SCTP) { decision.dst.port() } else { 0 };
     let judgement = snapshot.tables.policy.judge(src, decision.dst.ip(), protocol, policy_port);
@@ -155,26 +196,19 @@ fn decide_into(
 fn resolve(
     decision: &mut Decision,
     snapshot: &Snapshot,
-    key: &Key,
-    src: IpAddr,
+    query: &ServiceQuery,
     kept: Option<SocketAddr>,
+    resolution: Option<Resolution>,
 ) -> Result<bool, DropReason> {
-    let query = ServiceQuery {
-        src,
-        src_port: key.src_port(),
-        dst: decision.dst.ip(),
-        dst_port: decision.dst.port(),
-        protocol: key.protocol(),
-    };
     let services = &snapshot.tables.services;
     // A live flow stays with a backend that still serves, whatever new flows are told.
-    let kept = || kept.filter(|backend| services.still_serves(&query, *backend));
-    let (service, choice, masquerade) = match services.resolve(&query) {
+    let kept = || kept.filter(|backend| services.still_serves(query, *backend));
+    let (service, choice, masquerade) = match resolution.unwrap_or_else(|| services.resolve(query)) {
         Resolution::NotAService => return Ok(false),
         Resolution::Reject { service } => (service, kept().ok_or(DropReason::ServiceReject), false),
         Resolution::Drop { service } => (service, kept().ok_or(DropReason::ServiceDrop), false),
         // SCTP's checksum is not of the kind that a translation can adjust.
-        Resolution::Forward { service, .. } if key.protocol() == SCTP => {
+        Resolution::Forward { service, .. } if query.protocol == SCTP => {
             (service, Err(DropReason::ServiceDrop), false)
         }
         Resolution::Forward { service, backend, masquerade } => {

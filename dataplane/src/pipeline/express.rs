@@ -74,6 +74,25 @@ impl Head {
     pub(super) fn is_read(&self) -> bool {
         self.kind & Head::IS_READ != 0
     }
+
+    /// Notes that the [`Item`] has been filled in.
+    pub(super) fn set_read(&mut self) {
+        self.kind |= Head::IS_READ;
+    }
+
+    /// Whether the line that is expected seems to be the flow's. Of no meaning for a packet of the general way.
+    #[inline(always)]
+    fn is_expected(&self, flows: &FlowTables) -> bool {
+        match self.is_v6() {
+            false => flows.v4.bears(self.slot, self.ports),
+            true => flows.v6.bears(self.slot, self.ports),
+        }
+    }
+
+    /// Whether its flow is likely not in the table.
+    pub(super) fn is_strange(&self, flows: &FlowTables) -> bool {
+        self.ports == 0 || !self.is_expected(flows)
+    }
 }
 
 /// What all packets of a batch have in common.
@@ -220,18 +239,17 @@ fn is_no_tunnel(protocol: u8, dst_port: u16) -> bool {
     protocol != UDP || dst_port != vxlan::PORT
 }
 
-/// Where a line at home is another flow's, the one beside it is expected, and is on its way then.
+/// Where a line at home is another flow's, the one beside it is expected, and is on its way then. Answers with their number.
 #[inline(always)]
-pub(super) fn look_beside(flows: &FlowTables, heads: &mut [Head]) {
+pub(super) fn look_beside(flows: &FlowTables, heads: &mut [Head]) -> usize {
+    let mut elsewhere = 0;
     for head in heads {
-        let at_home = match head.is_v6() {
-            false => flows.v4.bears(head.slot, head.ports),
-            true => flows.v6.bears(head.slot, head.ports),
-        };
-        if !at_home && head.ports != 0 {
+        if !head.is_expected(flows) && head.ports != 0 {
             expect_beside(flows, head);
+            elsewhere += 1;
         }
     }
+    elsewhere
 }
 
 #[inline(never)]

@@ -64,7 +64,8 @@ impl Pipeline {
         if item.parsed.kind == L4Kind::Tcp && item.parsed.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             return self.end(turn, item, frame, DropReason::TcpInvalid, None);
         }
-        let decision = judge::decide(turn.snapshot, &item.key(), item.parsed.v6, item.origin, None);
+        let (key, v6) = (item.key(), item.parsed.v6);
+        let decision = judge::decide_new(turn.snapshot, &key, v6, item.origin, item.resolution);
         match decision.verdict {
             Ok(()) => self.admit(turn, item, frame, &decision),
             Err(reason) => self.deny(turn, item, frame, &decision, reason),
@@ -118,8 +119,10 @@ impl Pipeline {
             return self.end(turn, item, frame, DropReason::SnatExhausted, None);
         };
         let (forward, reply) = entries(turn, item, decision, rewritten, egress);
-        // The lines of the replies come while the checksum is added up.
-        self.expect_new(v6, &reply.key);
+        // The lines of the replies come while the checksum is added up, where they are not here already.
+        if item.resolution.is_none() || decision.masquerade.is_some() {
+            self.expect_new(v6, &reply.key);
+        }
         if translated && !transport_ok(&frame, &item.parsed) {
             return self.end(turn, item, frame, DropReason::BadL4Checksum, None);
         }
@@ -274,7 +277,7 @@ impl Pipeline {
         self.lookup_hashed(v6, key, if v6 { self.flows.v6.hash(key) } else { self.flows.v4.hash(key) })
     }
 
-    fn expect_new(&self, v6: bool, key: &Key) {
+    pub(super) fn expect_new(&self, v6: bool, key: &Key) {
         if v6 {
             self.flows.v6.expect_new(self.flows.v6.hash(key));
         } else {

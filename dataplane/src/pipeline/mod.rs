@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   parse      every frame: what it is, who may send it, its key; its flow's line is on the way       (mod)
+//!   ahead      where flows are new: what their judgement reads is on the way, all of them abreast       (ahead)
 //!   act        look-up ─ hit ─► rewrite ─► out                                                  (mod, rewrite)
 //!                 ├─ older generation ─► judged again, once                                             (miss)
 //!                 ├─ miss ─► judged: two entries, or a denial                                           (miss)
@@ -13,6 +14,7 @@
 //!
 //! The law of every batch: packets in + packets made = packets out + drops + what is held more than before.
 
+mod ahead;
 mod answer;
 mod express;
 mod miss;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use afxdp_driver::{BATCH_SIZE, Batch, Frame, FramePool};
 use arrayvec::ArrayVec;
 use policy_compiler::policy::RuleId;
+use policy_compiler::service::Resolution;
 
 use crate::counters::WorkerCounters;
 use crate::drops::DropReason;
@@ -98,7 +101,7 @@ pub struct Pipeline {
     last_peer: (u32, [u64; 2], u32),
     answers: answer::Budget,
     parking: parking::Parking,
-    /// No packet takes the express way: for the test that holds it against the other.
+    /// No packet takes the express way, and nothing is read ahead: for the test that holds it against the other.
     #[cfg(test)]
     pub(crate) general_only: bool,
 }
@@ -126,11 +129,14 @@ struct Item {
     origin: Origin,
     hash: u64,
     parsed: Parsed,
+    /// What the tables of this turn say of its Service, where that has been asked already.
+    resolution: Option<Resolution>,
 }
 
 impl Item {
     /// A frame that has not been read.
-    const BLANK: Item = Item { fate: Fate::Flow, origin: Origin::Uplink(0), hash: 0, parsed: UNREAD };
+    const BLANK: Item =
+        Item { fate: Fate::Flow, origin: Origin::Uplink(0), hash: 0, parsed: UNREAD, resolution: None };
 
     /// What its flow is found by.
     #[inline(always)]
@@ -194,10 +200,14 @@ impl Pipeline {
         self.tally.rx += batch.len() as u64;
         let lane = Lane::of(turn.view);
         let (mut heads, mut items) = (std::mem::take(&mut self.heads), std::mem::take(&mut self.items));
+        let mut strangers = 0;
         for ((frame, head), item) in batch.iter_mut().zip(&mut heads).zip(&mut items) {
-            self.parse(turn, &lane, frame, head, item);
+            strangers += usize::from(!self.parse(turn, &lane, frame, head, item));
         }
-        express::look_beside(&self.flows, &mut heads[..batch.len()]);
+        strangers += express::look_beside(&self.flows, &mut heads[..batch.len()]);
+        if ahead::is_worth_it(strangers, batch.len()) {
+            self.read_ahead(turn, batch, &mut heads, &mut items);
+        }
         for ((frame, head), item) in batch.drain(..).zip(&heads).zip(&mut items) {
             self.act(turn, &lane, frame, head, item);
         }
@@ -243,10 +253,18 @@ impl Pipeline {
 
     // ------------------------------------------------------------------------------------------------ parse
 
-    /// What a frame is; the line of its flow is on its way.
+    /// What a frame is; the line of its flow is on its way. False for what is not plain.
     #[inline(always)]
-    fn parse(&mut self, turn: &Turn<'_>, lane: &Lane, frame: &mut Frame, head: &mut Head, item: &mut Item) {
-        if !lane.read(&self.flows, frame, head) {
+    fn parse(
+        &mut self,
+        turn: &Turn<'_>,
+        lane: &Lane,
+        frame: &mut Frame,
+        head: &mut Head,
+        item: &mut Item,
+    ) -> bool {
+        let is_plain = lane.read(&self.flows, frame, head);
+        if !is_plain {
             self.read(turn, frame, item);
             head.note(item, &self.flows);
         }
@@ -254,6 +272,7 @@ impl Pipeline {
         if self.general_only {
             head.refuse();
         }
+        is_plain
     }
 
     /// Writes into the item what a frame is, each field once: an item that is copied right after waits for its own bytes.
