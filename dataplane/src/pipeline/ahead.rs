@@ -10,42 +10,55 @@
 //! What the Services say is remembered in the item, so that the judgement does not ask again. Nothing else is: what is asked for and
 //! not used after all costs a little, and changes nothing. The twin without it is the pipeline whose `general_only` is set.
 
-use afxdp_driver::{BATCH_SIZE, Batch, cpu};
+use afxdp_driver::{Batch, Frame, cpu};
 use arrayvec::ArrayVec;
 use policy_compiler::service::{Choice, Resolution};
 
-use super::express::Head;
+use super::express::{Head, Lane};
 use super::{Fate, Item, Pipeline, Turn};
 use crate::flow::Key;
 use crate::judge::service_query;
 
 /// Fewer strangers have nothing to do abreast.
 const FEWEST: usize = 4;
-
-/// Whether so many packets of a batch, whose flows are not where they are expected, are worth another look at all of it.
-#[inline(always)]
-pub(super) fn is_worth_it(strangers: usize, packets: usize) -> bool {
-    strangers >= FEWEST && strangers * 4 >= packets
-}
+/// Packets that are read ahead before the first of them is acted on: what is asked for must not push out what was.
+const GROUP: usize = 16;
 
 impl Pipeline {
-    /// See the module.
+    /// Whether so many packets of the batch may be of new flows that all of it is worth another look.
+    #[inline(always)]
+    pub(super) fn has_many_strangers(&self, packets: usize) -> bool {
+        #[cfg(test)]
+        if self.general_only {
+            return false;
+        }
+        self.strangers >= FEWEST && self.strangers * 4 >= packets
+    }
+
+    /// Acts on a batch, of which a group is read ahead each time.
     #[inline(never)]
-    pub(super) fn read_ahead(
+    pub(super) fn act_ahead(
         &mut self,
-        turn: &Turn<'_>,
+        turn: &mut Turn<'_>,
+        lane: &Lane,
         batch: &mut Batch,
         heads: &mut [Head],
         items: &mut [Item],
     ) {
-        #[cfg(test)]
-        if self.general_only {
-            return;
+        for (heads, items) in heads.chunks_mut(GROUP).zip(items.chunks_mut(GROUP)) {
+            let group = GROUP.min(batch.len());
+            self.read_ahead(turn, &mut batch[..group], heads, items);
+            for ((frame, head), item) in batch.drain(..group).zip(&*heads).zip(items) {
+                self.act(turn, lane, frame, head, item);
+            }
         }
+    }
+
+    fn read_ahead(&mut self, turn: &Turn<'_>, frames: &mut [Frame], heads: &mut [Head], items: &mut [Item]) {
         let tables = &turn.snapshot.tables;
         // 1. The packets.
-        let mut strangers = ArrayVec::<&mut Item, BATCH_SIZE>::new();
-        for ((frame, head), item) in batch.iter_mut().zip(heads).zip(items) {
+        let mut strangers = ArrayVec::<&mut Item, GROUP>::new();
+        for ((frame, head), item) in frames.iter_mut().zip(heads).zip(items) {
             if !head.is_strange(&self.flows) {
                 continue;
             }
@@ -61,7 +74,7 @@ impl Pipeline {
             }
         }
         // 2. Their Services.
-        let mut choices = ArrayVec::<Choice<'_>, BATCH_SIZE>::new();
+        let mut choices = ArrayVec::<Choice<'_>, GROUP>::new();
         for item in &strangers {
             let choice = tables.services.choose(&service_query(&item.key(), item.parsed.v6));
             choice.reads().into_iter().flatten().for_each(cpu::prefetch);

@@ -239,29 +239,27 @@ fn is_no_tunnel(protocol: u8, dst_port: u16) -> bool {
     protocol != UDP || dst_port != vxlan::PORT
 }
 
-/// Where a line at home is another flow's, the one beside it is expected, and is on its way then. Answers with their number.
-#[inline(always)]
-pub(super) fn look_beside(flows: &FlowTables, heads: &mut [Head]) -> usize {
-    let mut elsewhere = 0;
-    for head in heads {
-        if !head.is_expected(flows) && head.ports != 0 {
-            expect_beside(flows, head);
-            elsewhere += 1;
+impl Pipeline {
+    /// Where a line at home is another flow's, the one beside it is expected, and is on its way then.
+    #[inline(always)]
+    pub(super) fn look_beside(&mut self, heads: &mut [Head]) {
+        for head in heads {
+            if !head.is_expected(&self.flows) && head.ports != 0 {
+                self.expect_beside(head);
+            }
         }
     }
-    elsewhere
-}
 
-#[inline(never)]
-fn expect_beside(flows: &FlowTables, head: &mut Head) {
-    head.slot = if head.is_v6() {
-        flows.v6.expect_beside(head.slot, head.hash)
-    } else {
-        flows.v4.expect_beside(head.slot, head.hash)
-    };
-}
+    #[inline(never)]
+    fn expect_beside(&mut self, head: &mut Head) {
+        self.strangers += 1;
+        head.slot = if head.is_v6() {
+            self.flows.v6.expect_beside(head.slot, head.hash)
+        } else {
+            self.flows.v4.expect_beside(head.slot, head.hash)
+        };
+    }
 
-impl Pipeline {
     /// Sends a packet the way that its line says; gives it back untouched where the line does not say so.
     #[inline(always)]
     pub(super) fn express(

@@ -96,6 +96,8 @@ pub struct Pipeline {
     heads: Vec<Head>,
     /// What has been read of the frames that take the general way, in place; as many.
     items: Vec<Item>,
+    /// Packets of the batch that are not plain, or whose flows are not at home: some of them may be new.
+    strangers: usize,
     notices: ArrayVec<Notice, MAX_NOTICES>,
     /// The tunnel peer seen last: epoch, source address, node.
     last_peer: (u32, [u64; 2], u32),
@@ -186,6 +188,7 @@ impl Pipeline {
             tally: Tally::default(),
             heads: vec![Head::default(); BATCH_SIZE],
             items: vec![Item::BLANK; BATCH_SIZE],
+            strangers: 0,
             notices: ArrayVec::new(),
             last_peer: (0, [0; 2], 0),
             answers: answer::Budget::default(),
@@ -200,13 +203,13 @@ impl Pipeline {
         self.tally.rx += batch.len() as u64;
         let lane = Lane::of(turn.view);
         let (mut heads, mut items) = (std::mem::take(&mut self.heads), std::mem::take(&mut self.items));
-        let mut strangers = 0;
+        self.strangers = 0;
         for ((frame, head), item) in batch.iter_mut().zip(&mut heads).zip(&mut items) {
-            strangers += usize::from(!self.parse(turn, &lane, frame, head, item));
+            self.parse(turn, &lane, frame, head, item);
         }
-        strangers += express::look_beside(&self.flows, &mut heads[..batch.len()]);
-        if ahead::is_worth_it(strangers, batch.len()) {
-            self.read_ahead(turn, batch, &mut heads, &mut items);
+        self.look_beside(&mut heads[..batch.len()]);
+        if self.has_many_strangers(batch.len()) {
+            self.act_ahead(turn, &lane, batch, &mut heads, &mut items);
         }
         for ((frame, head), item) in batch.drain(..).zip(&heads).zip(&mut items) {
             self.act(turn, &lane, frame, head, item);
@@ -253,26 +256,18 @@ impl Pipeline {
 
     // ------------------------------------------------------------------------------------------------ parse
 
-    /// What a frame is; the line of its flow is on its way. False for what is not plain.
+    /// What a frame is; the line of its flow is on its way.
     #[inline(always)]
-    fn parse(
-        &mut self,
-        turn: &Turn<'_>,
-        lane: &Lane,
-        frame: &mut Frame,
-        head: &mut Head,
-        item: &mut Item,
-    ) -> bool {
-        let is_plain = lane.read(&self.flows, frame, head);
-        if !is_plain {
+    fn parse(&mut self, turn: &Turn<'_>, lane: &Lane, frame: &mut Frame, head: &mut Head, item: &mut Item) {
+        if !lane.read(&self.flows, frame, head) {
             self.read(turn, frame, item);
             head.note(item, &self.flows);
+            self.strangers += 1;
         }
         #[cfg(test)]
         if self.general_only {
             head.refuse();
         }
-        is_plain
     }
 
     /// Writes into the item what a frame is, each field once: an item that is copied right after waits for its own bytes.
