@@ -6,6 +6,7 @@
 //! | `updated` | as `full`, where the tables have been replaced since its flow's last packet, and say of it what they said |
 //! | `forward` | parse, flow hit, routed to a neighbour |
 //! | `miss` | as `full`, but judged against 10,000 rules and 5,000 Services, and put into the flow table |
+//! | `miss_small` | the same, against the 32 Services of `full` |
 //! | `flood` | as `miss`, where the flow table is full and stays so: each pushes another unreplied flow out |
 //! | `port` | the bench's own ports, which are in each of the others, too |
 //!
@@ -83,9 +84,11 @@ fn main() {
             }
         }
         for batch in BATCHES {
-            let name = row_name(&format!("miss{six}/16k"), batch);
-            if is_wanted(&name) {
-                rows.push(misses(name, &to_services(v6, &LARGE, 16 << 10), batch, &rows));
+            for (kind, scale) in [("miss", LARGE), ("miss_small", SMALL)] {
+                let name = row_name(&format!("{kind}{six}/16k"), batch);
+                if is_wanted(&name) {
+                    rows.push(misses(name, &scale, batch, v6, &rows));
+                }
             }
         }
     }
@@ -147,8 +150,9 @@ fn updated(name: String, packets: &Packets, rows: &[Row]) -> Row {
     row
 }
 
-fn misses(name: String, packets: &Packets, batch: usize, rows: &[Row]) -> Row {
-    let mut rig = Rig::of(cluster::snapshot_of(&LARGE), packets, batch);
+fn misses(name: String, scale: &Scale, batch: usize, v6: bool, rows: &[Row]) -> Row {
+    let packets = to_services(v6, scale, 16 << 10);
+    let mut rig = Rig::of(cluster::snapshot_of(scale), &packets, batch);
     let port = port_of(&name, rows);
     let row = row(name, packets.count() * 4, port, || {
         rig.forget();

@@ -12,7 +12,7 @@ use afxdp_driver::{HugePages, cpu};
 use benches::cluster::{self, BACKEND_PORT, CLIENT, CLIENT_PORT, SERVICE_PORT};
 use criterion::{Criterion, Throughput, criterion_group};
 use dataplane::flow::{Entry, Key, Table};
-use dataplane::judge::{self, Origin, Past};
+use dataplane::judge::{self, Known, Origin};
 use dataplane::wire::parse::parse;
 use dataplane::wire::{TCP, vxlan};
 use etherparse::PacketBuilder;
@@ -142,7 +142,7 @@ fn services(criterion: &mut Criterion) {
     let key = Key::new(query.src, 2000, query.dst, SERVICE_PORT, TCP);
     group.bench_function("whole", |bencher| {
         bencher.iter(|| {
-            judge::decide(&snapshot, black_box(&key), false, Origin::Endpoint(CLIENT_PORT), Past::default())
+            judge::decide(&snapshot, black_box(&key), false, Origin::Endpoint(CLIENT_PORT), Known::default())
         });
     });
     group.finish();

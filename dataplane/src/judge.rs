@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use afxdp_driver::cpu;
 use policy_compiler::intent::Revocation;
 use policy_compiler::policy::Judgement;
 use policy_compiler::routes::Route;
@@ -61,12 +62,14 @@ impl Origin {
     }
 }
 
-/// What a flow that is judged once more has been; by default, a new flow.
+/// What is known of a flow before it is judged; by default nothing: it is new.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Past {
+pub struct Known {
     /// The backend that it has, of a Service: it stays with it while that serves.
     pub backend: Option<SocketAddr>,
-    /// Whether its packets pass: then a policy that denies it may say how that takes effect.
+    /// What these very tables say of its Service, where that has been asked already.
+    pub resolution: Option<Resolution>,
+    /// Whether its packets have passed until now: then a policy that denies it may say how that takes effect.
     pub passes: bool,
 }
 
@@ -94,8 +97,19 @@ pub struct Decision {
     pub back: Way,
 }
 
+/// What is asked of the Services for a flow.
+pub(crate) fn service_query(key: &Key, v6: bool) -> ServiceQuery {
+    ServiceQuery {
+        src: key.src(v6),
+        src_port: key.src_port(),
+        dst: key.dst(v6),
+        dst_port: key.dst_port(),
+        protocol: key.protocol(),
+    }
+}
+
 /// Decides a flow by the key of its first packet.
-pub fn decide(snapshot: &Snapshot, key: &Key, v6: bool, origin: Origin, past: Past) -> Decision {
+pub fn decide(snapshot: &Snapshot, key: &Key, v6: bool, origin: Origin, known: Known) -> Decision {
     let dst = SocketAddr::new(key.dst(v6), key.dst_port());
     let mut decision = Decision {
         verdict: Ok(()),
@@ -108,7 +122,7 @@ pub fn decide(snapshot: &Snapshot, key: &Key, v6: bool, origin: Origin, past: Pa
         way: Way::NoPort,
         back: way_back(snapshot, key.src(v6), origin),
     };
-    decision.verdict = decide_into(&mut decision, snapshot, key, v6, origin, past);
+    decision.verdict = decide_into(&mut decision, snapshot, key, v6, origin, known);
     decision
 }
 
@@ -118,7 +132,7 @@ fn decide_into(
     key: &Key,
     v6: bool,
     origin: Origin,
-    past: Past,
+    known: Known,
 ) -> Result<(), DropReason> {
     let (src, protocol) = (key.src(v6), key.protocol());
     // 1. Nobody speaks for somebody else.
@@ -126,7 +140,13 @@ fn decide_into(
         return Err(DropReason::SpoofedSource);
     }
     // 2. A Service is one of its backends.
-    let masquerade = resolve(decision, snapshot, key, src, past.backend)?;
+    let masquerade = resolve(decision, snapshot, &service_query(key, v6), &known)?;
+    if known.resolution.is_none()
+        && let Some(place) = snapshot.tables.routes.first_read(decision.dst.ip())
+    {
+        // The route comes while policy is asked.
+        cpu::prefetch(place);
+    }
     // 3. Both ends' policies, on the addresses that policies know: source before, destination after translation.
     let policy_port = if matches!(protocol, TCP | UDP | SCTP) { decision.dst.port() } else { 0 };
     let policy = &snapshot.tables.policy;
@@ -136,10 +156,10 @@ fn decide_into(
     };
     decision.judgement = Some(judgement);
     if let Some(reason) = denial(&judgement) {
-        if past.passes {
+        if known.passes {
             decision.revocation = policy.revocation(src, decision.dst.ip(), &judgement);
         }
-        if !(past.passes && decision.revocation == Revocation::Keep) {
+        if !(known.passes && decision.revocation == Revocation::Keep) {
             return Err(reason);
         }
     }
@@ -176,26 +196,18 @@ fn denial(judgement: &Judgement) -> Option<DropReason> {
 fn resolve(
     decision: &mut Decision,
     snapshot: &Snapshot,
-    key: &Key,
-    src: IpAddr,
-    kept: Option<SocketAddr>,
+    query: &ServiceQuery,
+    known: &Known,
 ) -> Result<bool, DropReason> {
-    let query = ServiceQuery {
-        src,
-        src_port: key.src_port(),
-        dst: decision.dst.ip(),
-        dst_port: decision.dst.port(),
-        protocol: key.protocol(),
-    };
     let services = &snapshot.tables.services;
     // A live flow stays with a backend that still serves, whatever new flows are told.
-    let kept = || kept.filter(|backend| services.still_serves(&query, *backend));
-    let (service, choice, masquerade) = match services.resolve(&query) {
+    let kept = || known.backend.filter(|backend| services.still_serves(query, *backend));
+    let (service, choice, masquerade) = match known.resolution.unwrap_or_else(|| services.resolve(query)) {
         Resolution::NotAService => return Ok(false),
         Resolution::Reject { service } => (service, kept().ok_or(DropReason::ServiceReject), false),
         Resolution::Drop { service } => (service, kept().ok_or(DropReason::ServiceDrop), false),
         // SCTP's checksum is not of the kind that a translation can adjust.
-        Resolution::Forward { service, .. } if key.protocol() == SCTP => {
+        Resolution::Forward { service, .. } if query.protocol == SCTP => {
             (service, Err(DropReason::ServiceDrop), false)
         }
         Resolution::Forward { service, backend, masquerade } => {

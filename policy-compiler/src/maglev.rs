@@ -100,7 +100,11 @@ impl Maglev {
     /// Index of the member that a flow of this hash goes to; `None` where there are no members. The hash's high
     /// bits choose the slot.
     pub fn pick(&self, hash: u64) -> Option<usize> {
-        let slot = ((u128::from(hash) * self.size() as u128) >> 64) as usize;
+        self.member(slot_of(hash, self.size()))
+    }
+
+    /// Index of the member that holds a slot.
+    pub(crate) fn member(&self, slot: usize) -> Option<usize> {
         match &self.slots {
             Slots::Narrow(slots) => slots.get(slot).map(|member| usize::from(*member)),
             Slots::Wide(slots) => slots.get(slot).map(|member| *member as usize),
@@ -131,6 +135,12 @@ impl Maglev {
             Slots::Wide(slots) => size_of_val::<[u32]>(slots),
         }
     }
+}
+
+/// The slot of a hash, among `size`.
+#[inline]
+pub(crate) fn slot_of(hash: u64, size: usize) -> usize {
+    ((u128::from(hash) * size as u128) >> 64) as usize
 }
 
 /// How many slots a table over `members` gets: see "Sizes" above.

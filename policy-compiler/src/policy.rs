@@ -291,6 +291,12 @@ impl PolicyTable {
         Judgement { egress, ingress }
     }
 
+    /// Where [`PolicyTable::judge`] begins to read of an address, for those who know of it before.
+    #[inline]
+    pub fn first_read(&self, address: IpAddr) -> Option<*const u8> {
+        self.addresses.first_read(&address)
+    }
+
     /// Where a rule comes from; `None` for the two constants of [`RuleId`] and for numbers of other tables.
     pub fn origin(&self, rule: RuleId) -> Option<&RuleOrigin> {
         self.rules.origins.get(rule.0.checked_sub(RuleId::FIRST)? as usize)

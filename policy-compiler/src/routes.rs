@@ -166,6 +166,12 @@ impl RouteTable {
         self.nodes.prefixes.lookup(address).unwrap_or(Route::External)
     }
 
+    /// Where [`RouteTable::lookup`] begins to read, for those who know of the address before.
+    #[inline]
+    pub fn first_read(&self, address: IpAddr) -> Option<*const u8> {
+        self.exact.first_read(&address)
+    }
+
     /// The endpoints on this node that have addresses of their own (no hostNetwork pods).
     pub fn endpoints(&self) -> &[LocalEndpoint] {
         &self.endpoints

@@ -33,6 +33,7 @@
 
 mod clients;
 mod compile;
+mod picks;
 mod sets;
 
 #[cfg(test)]
@@ -46,8 +47,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -55,10 +55,11 @@ use ipnet::IpNet;
 use crate::hash::{FastMap, absorb, absorb_address, finish};
 use crate::intent::{Endpoint, FrontendKind, Intent, Node, ObjectName, Service, TrafficPolicy};
 use crate::maglev::Member;
-use crate::shared_map::{SharedMap, Spread};
+use crate::shared_map::{Key, SharedMap, Split, halves, joined};
 use crate::tables::CompileError;
 use crate::view::{Change, View};
 use clients::Clients;
+use picks::Picks;
 use sets::BackendSet;
 
 pub(crate) use sets::SetPool;
@@ -108,6 +109,18 @@ pub enum Resolution {
         /// The Service port.
         service: ServiceId,
     },
+}
+
+/// An answer of which a part stands in memory that has not been read yet: [`Choice::resolution`].
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<'a>(Chosen<'a>);
+
+#[derive(Debug, Clone, Copy)]
+enum Chosen<'a> {
+    /// Nothing is to be read any more.
+    Made(Resolution),
+    /// The backend of a slot, for that client; the source is translated in any case, or only where the two are one.
+    Slot { service: ServiceId, picks: &'a Picks, slot: usize, v6: bool, masquerade: bool, client: IpAddr },
 }
 
 /// All that [`ServiceTable::resolve`] may answer for a client's address, whatever its port.
@@ -188,23 +201,44 @@ struct FrontendKey {
     protocol: u8,
 }
 
-impl Hash for FrontendKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let rest = u64::from(self.protocol) << 16 | u64::from(self.port);
-        state.write_u64(absorb_address(rest, self.address));
+impl Key for FrontendKey {
+    type V4 = u64;
+    type V6 = [u64; 3];
+
+    #[inline]
+    fn split(self) -> Split<u64, [u64; 3]> {
+        let rest = u64::from(self.port) << 8 | u64::from(self.protocol);
+        match self.address {
+            IpAddr::V4(v4) => Split::V4(u64::from(v4.to_bits()) << 24 | rest),
+            IpAddr::V6(v6) => {
+                let [high, low] = halves(v6);
+                Split::V6([high, low, rest])
+            }
+        }
+    }
+
+    fn join(split: Split<u64, [u64; 3]>) -> Self {
+        let (address, rest) = match split {
+            Split::V4(word) => (Ipv4Addr::from_bits((word >> 24) as u32).into(), word),
+            Split::V6([high, low, rest]) => (joined([high, low]).into(), rest),
+        };
+        FrontendKey { address, port: (rest >> 8) as u16, protocol: rest as u8 }
     }
 }
 
-impl Spread for FrontendKey {
-    fn spread(&self) -> u64 {
-        self.address.spread()
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// All that the common first packet asks of its Service: one cache line with its key (IPv4).
+#[derive(Debug, Clone)]
 struct FrontendEntry {
     service: ServiceId,
     kind: FrontendKind,
+    /// The traffic policy of this kind.
+    policy: TrafficPolicy,
+    /// Whether any node has an endpoint to offer.
+    any: bool,
+    /// Under `sessionAffinity: ClientIP`, the Service's part of the hash.
+    affinity: Option<u64>,
+    /// What is picked from under the Cluster policy; `None` where it is empty or no frontend uses it.
+    cluster: Option<Picks>,
 }
 
 /// One Service port.
@@ -275,18 +309,29 @@ impl ServiceTable {
     /// What to do with the first packet of a flow. The choice is the same on every node that has the same backends
     /// to choose from.
     pub fn resolve(&self, query: &ServiceQuery) -> Resolution {
-        match self.plan(query) {
-            Plan::NotAService => Resolution::NotAService,
-            Plan::Reject(service) => Resolution::Reject { service },
-            Plan::Drop(service) => Resolution::Drop { service },
-            Plan::Forward { service, affinity, set, masquerade } => match set.pick(hash(affinity, query)) {
-                Some(backend) => {
-                    let masquerade = masquerade || backend.ip() == query.src;
-                    Resolution::Forward { service, backend, masquerade }
-                }
-                None => Resolution::Drop { service },
-            },
-        }
+        self.choose(query).resolution()
+    }
+
+    /// The first half of [`ServiceTable::resolve`]: all but reading which backend it is.
+    #[inline]
+    pub fn choose(&self, query: &ServiceQuery) -> Choice<'_> {
+        let (service, affinity, set, masquerade) = match self.plan(query) {
+            Plan::NotAService => return Choice(Chosen::Made(Resolution::NotAService)),
+            Plan::Reject(service) => return Choice(Chosen::Made(Resolution::Reject { service })),
+            Plan::Drop(service) => return Choice(Chosen::Made(Resolution::Drop { service })),
+            Plan::Forward { service, affinity, set, masquerade } => (service, affinity, set, masquerade),
+        };
+        let picks = match set {
+            Set::Cluster(picks) => Some(picks),
+            Set::Local => self.local(service).and_then(BackendSet::picks),
+        };
+        Choice(match picks {
+            Some(picks) => {
+                let (slot, v6) = (picks.slot(hash(affinity, query)), query.dst.is_ipv6());
+                Chosen::Slot { service, picks, slot, v6, masquerade, client: query.src }
+            }
+            None => Chosen::Made(Resolution::Drop { service }),
+        })
     }
 
     /// Every backend that [`ServiceTable::resolve`] may choose for this client.
@@ -296,22 +341,36 @@ impl ServiceTable {
             Plan::Reject(service) => Candidates::Reject { service },
             Plan::Drop(service) => Candidates::Drop { service },
             Plan::Forward { service, set, masquerade, .. } => {
-                Candidates::Forward { service, backends: set.members(), masquerade }
+                let set = match set {
+                    Set::Cluster(_) => self.entry(service).and_then(|entry| entry.cluster.as_deref()),
+                    Set::Local => self.local(service),
+                };
+                match set {
+                    Some(set) => Candidates::Forward { service, backends: set.members(), masquerade },
+                    None => Candidates::Drop { service },
+                }
             }
         }
+    }
+
+    /// Where [`ServiceTable::choose`] begins to read, for those who know of the packet before. `None` where there is nothing to read.
+    #[inline]
+    pub fn first_read(&self, dst: IpAddr, dst_port: u16, protocol: u8) -> Option<*const u8> {
+        self.frontends.first_read(&FrontendKey { address: dst, port: dst_port, protocol })
     }
 
     /// Whether `backend` is still one to which `service`'s live flows may go (ready, or serving while it terminates).
     /// A traffic policy or a hint that changed does not move live flows; a source range that changed ends them.
     pub fn still_serves(&self, query: &ServiceQuery, backend: SocketAddr) -> bool {
-        let Some((frontend, service)) = self.frontend(query) else { return false };
+        let Some(frontend) = self.frontend(query) else { return false };
+        let Some(service) = self.entry(frontend.service) else { return false };
         let admitted = frontend.kind != FrontendKind::LoadBalancer || service.admits(query.src);
         admitted && service.serving.as_ref().is_some_and(|set| set.contains(backend))
     }
 
     /// Every address, protocol and port that Services are reached at on this node, in no order; true for node ports.
     pub fn frontends(&self) -> impl Iterator<Item = (IpAddr, u8, u16, bool)> {
-        let view = |(key, entry): (&FrontendKey, &FrontendEntry)| {
+        let view = |(key, entry): (FrontendKey, &FrontendEntry)| {
             (key.address, key.protocol, key.port, entry.kind == FrontendKind::NodePort)
         };
         self.frontends.iter().map(view)
@@ -354,58 +413,94 @@ impl ServiceTable {
         self.services.get(service.0 as usize)?.as_deref()
     }
 
-    fn frontend(&self, query: &ServiceQuery) -> Option<(FrontendEntry, &ServiceEntry)> {
-        let key = FrontendKey { address: query.dst, port: query.dst_port, protocol: query.protocol };
-        let frontend = *self.frontends.get(&key)?;
-        self.entry(frontend.service).map(|service| (frontend, service))
+    fn local(&self, service: ServiceId) -> Option<&BackendSet> {
+        self.entry(service)?.local.as_deref()
     }
 
+    #[inline]
+    fn frontend(&self, query: &ServiceQuery) -> Option<&FrontendEntry> {
+        self.frontends.get(&FrontendKey {
+            address: query.dst,
+            port: query.dst_port,
+            protocol: query.protocol,
+        })
+    }
+
+    #[inline]
     fn plan(&self, query: &ServiceQuery) -> Plan<'_> {
-        let Some((frontend, service)) = self.frontend(query) else {
-            return self
-                .cluster_addresses
-                .get(&query.dst)
-                .and_then(|services| services.first())
-                .map_or(Plan::NotAService, |service| Plan::Reject(*service));
-        };
-        if frontend.kind == FrontendKind::LoadBalancer && !service.admits(query.src) {
-            return Plan::Drop(frontend.service);
+        let Some(frontend) = self.frontend(query) else { return self.without_frontend(query) };
+        let service = frontend.service;
+        if frontend.kind == FrontendKind::LoadBalancer
+            && !self.entry(service).is_some_and(|entry| entry.admits(query.src))
+        {
+            return Plan::Drop(service);
         }
-        if !service.any {
-            return Plan::Reject(frontend.service);
+        if !frontend.any {
+            return Plan::Reject(service);
         }
-        let (set, masquerade) = match frontend.kind {
-            FrontendKind::ClusterIp => self.internal(service, query.src),
+        let (policy, masquerade) = match frontend.kind {
+            FrontendKind::ClusterIp => (frontend.policy, self.is_masqueraded(query.src)),
             FrontendKind::NodePort | FrontendKind::ExternalIp | FrontendKind::LoadBalancer => {
-                self.external(service, query.src)
+                self.external(frontend.policy, query.src)
             }
         };
-        match set {
-            Some(set) => {
-                Plan::Forward { service: frontend.service, affinity: service.affinity, set, masquerade }
+        let set = match (policy, &frontend.cluster) {
+            (TrafficPolicy::Local, _) => Set::Local,
+            (TrafficPolicy::Cluster, Some(picks)) => Set::Cluster(picks),
+            (TrafficPolicy::Cluster, None) => return Plan::Drop(service),
+        };
+        Plan::Forward { service, affinity: frontend.affinity, set, masquerade }
+    }
+
+    /// A cluster address on a port that it has not, or no Service at all.
+    fn without_frontend(&self, query: &ServiceQuery) -> Plan<'_> {
+        let services = self.cluster_addresses.get(&query.dst);
+        services
+            .and_then(|services| services.first())
+            .map_or(Plan::NotAService, |service| Plan::Reject(*service))
+    }
+
+    /// Whether traffic of a client to cluster addresses is.
+    fn is_masqueraded(&self, client: IpAddr) -> bool {
+        let off_cluster = || self.clients.knows_pods(client) && !self.clients.is_pod(client);
+        self.site.masquerade_all || off_cluster()
+    }
+
+    /// The policy that holds for a client that comes by an external address, and whether it is masqueraded.
+    fn external(&self, policy: TrafficPolicy, client: IpAddr) -> (TrafficPolicy, bool) {
+        match policy {
+            TrafficPolicy::Cluster => (TrafficPolicy::Cluster, true),
+            TrafficPolicy::Local if self.clients.knows_pods(client) && self.clients.is_pod(client) => {
+                (TrafficPolicy::Cluster, false)
             }
-            None => Plan::Drop(frontend.service),
+            TrafficPolicy::Local if self.clients.is_node(client) => (TrafficPolicy::Cluster, true),
+            TrafficPolicy::Local => (TrafficPolicy::Local, false),
+        }
+    }
+}
+
+impl Choice<'_> {
+    /// What the table says in the end.
+    #[inline]
+    pub fn resolution(&self) -> Resolution {
+        match self.0 {
+            Chosen::Made(resolution) => resolution,
+            Chosen::Slot { service, picks, slot, v6, masquerade, client } => match picks.backend(slot, v6) {
+                Some(backend) => {
+                    let masquerade = masquerade || backend.ip() == client;
+                    Resolution::Forward { service, backend, masquerade }
+                }
+                None => Resolution::Drop { service },
+            },
         }
     }
 
-    fn internal<'a>(&self, service: &'a ServiceEntry, client: IpAddr) -> (Option<&'a BackendSet>, bool) {
-        let off_cluster = self.clients.knows_pods(client) && !self.clients.is_pod(client);
-        let set = match service.internal {
-            TrafficPolicy::Cluster => service.cluster.as_deref(),
-            TrafficPolicy::Local => service.local.as_deref(),
-        };
-        (set, self.site.masquerade_all || off_cluster)
-    }
-
-    fn external<'a>(&self, service: &'a ServiceEntry, client: IpAddr) -> (Option<&'a BackendSet>, bool) {
-        let (cluster, local) = (service.cluster.as_deref(), service.local.as_deref());
-        match service.external {
-            TrafficPolicy::Cluster => (cluster, true),
-            TrafficPolicy::Local if self.clients.knows_pods(client) && self.clients.is_pod(client) => {
-                (cluster, false)
-            }
-            TrafficPolicy::Local if self.clients.is_node(client) => (cluster, true),
-            TrafficPolicy::Local => (local, false),
+    /// Where [`Choice::resolution`] is going to read, for those who ask for it later.
+    #[inline]
+    pub fn reads(&self) -> Option<[*const u8; 2]> {
+        match self.0 {
+            Chosen::Made(_) => None,
+            Chosen::Slot { picks, slot, v6, .. } => picks.reads(slot, v6),
         }
     }
 }
@@ -432,7 +527,14 @@ impl ServiceEntry {
 /// What is known before a backend is picked.
 enum Plan<'a> {
     NotAService,
-    Forward { service: ServiceId, affinity: Option<u64>, set: &'a BackendSet, masquerade: bool },
+    Forward { service: ServiceId, affinity: Option<u64>, set: Set<'a>, masquerade: bool },
     Reject(ServiceId),
     Drop(ServiceId),
+}
+
+/// Which backends are picked from.
+enum Set<'a> {
+    Cluster(&'a Picks),
+    /// Those on this node, which the Service's entry has.
+    Local,
 }

@@ -74,6 +74,25 @@ impl Head {
     pub(super) fn is_read(&self) -> bool {
         self.kind & Head::IS_READ != 0
     }
+
+    /// Notes that the [`Item`] has been filled in.
+    pub(super) fn set_read(&mut self) {
+        self.kind |= Head::IS_READ;
+    }
+
+    /// Whether the line that is expected seems to be the flow's. Of no meaning for a packet of the general way.
+    #[inline(always)]
+    fn is_expected(&self, flows: &FlowTables) -> bool {
+        match self.is_v6() {
+            false => flows.v4.bears(self.slot, self.ports),
+            true => flows.v6.bears(self.slot, self.ports),
+        }
+    }
+
+    /// Whether its flow is likely not in the table.
+    pub(super) fn is_strange(&self, flows: &FlowTables) -> bool {
+        self.ports == 0 || !self.is_expected(flows)
+    }
 }
 
 /// What all packets of a batch have in common.
@@ -220,30 +239,27 @@ fn is_no_tunnel(protocol: u8, dst_port: u16) -> bool {
     protocol != UDP || dst_port != vxlan::PORT
 }
 
-/// Where a line at home is another flow's, the one beside it is expected, and is on its way then.
-#[inline(always)]
-pub(super) fn look_beside(flows: &FlowTables, heads: &mut [Head]) {
-    for head in heads {
-        let at_home = match head.is_v6() {
-            false => flows.v4.bears(head.slot, head.ports),
-            true => flows.v6.bears(head.slot, head.ports),
-        };
-        if !at_home && head.ports != 0 {
-            expect_beside(flows, head);
+impl Pipeline {
+    /// Where a line at home is another flow's, the one beside it is expected, and is on its way then.
+    #[inline(always)]
+    pub(super) fn look_beside(&mut self, heads: &mut [Head]) {
+        for head in heads {
+            if !head.is_expected(&self.flows) && head.ports != 0 {
+                self.expect_beside(head);
+            }
         }
     }
-}
 
-#[inline(never)]
-fn expect_beside(flows: &FlowTables, head: &mut Head) {
-    head.slot = if head.is_v6() {
-        flows.v6.expect_beside(head.slot, head.hash)
-    } else {
-        flows.v4.expect_beside(head.slot, head.hash)
-    };
-}
+    #[inline(never)]
+    fn expect_beside(&mut self, head: &mut Head) {
+        self.strangers += 1;
+        head.slot = if head.is_v6() {
+            self.flows.v6.expect_beside(head.slot, head.hash)
+        } else {
+            self.flows.v4.expect_beside(head.slot, head.hash)
+        };
+    }
 
-impl Pipeline {
     /// Sends a packet the way that its line says; gives it back untouched where the line does not say so.
     #[inline(always)]
     pub(super) fn express(

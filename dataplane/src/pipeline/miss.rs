@@ -12,7 +12,7 @@ use crate::drops::DropReason;
 use crate::flow::entry::NO_PARTNER;
 use crate::flow::state::Standing;
 use crate::flow::{Entry, Flags, Found, Key};
-use crate::judge::{self, Decision, Origin, Past};
+use crate::judge::{self, Decision, Known, Origin};
 use crate::snapshot::{EgressIndex, Role, Way};
 use crate::wire::checksum::transport_ok;
 use crate::wire::icmp::ErrorKind;
@@ -70,8 +70,8 @@ impl Pipeline {
         if item.parsed.kind == L4Kind::Tcp && item.parsed.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             return self.end(turn, item, frame, DropReason::TcpInvalid, None);
         }
-        let decision =
-            judge::decide(turn.snapshot, &item.key(), item.parsed.v6, item.origin, Past::default());
+        let known = Known { resolution: item.resolution, ..Known::default() };
+        let decision = judge::decide(turn.snapshot, &item.key(), item.parsed.v6, item.origin, known);
         match decision.verdict {
             Ok(()) => self.admit(turn, item, frame, &decision),
             Err(reason) => self.deny(turn, item, frame, &decision, reason),
@@ -126,8 +126,10 @@ impl Pipeline {
             return self.end(turn, item, frame, DropReason::SnatExhausted, None);
         };
         let (forward, reply) = entries(turn, item, decision, rewritten, egress);
-        // The lines of the replies come while the checksum is added up.
-        self.expect_new(v6, &reply.key);
+        // The lines of the replies come while the checksum is added up, where they are not here already.
+        if item.resolution.is_none() || decision.masquerade.is_some() {
+            self.expect_new(v6, &reply.key);
+        }
         if translated && !transport_ok(&frame, &item.parsed) {
             return self.end(turn, item, frame, DropReason::BadL4Checksum, None);
         }
@@ -174,8 +176,9 @@ impl Pipeline {
         let (key, rewritten) = (forward.entry.key, forward.entry.rewritten);
         let backend = SocketAddr::new(rewritten.dst(v6), rewritten.dst_port());
         let kept = forward.entry.flags.has(Flags::SERVICE).then_some(backend);
-        let past = Past { backend: kept, passes: !forward.entry.flags.has(Flags::DROP) };
-        let decision = judge::decide(turn.snapshot, &key, v6, origin, past);
+        let passes = !forward.entry.flags.has(Flags::DROP);
+        let known = Known { backend: kept, passes, resolution: None };
+        let decision = judge::decide(turn.snapshot, &key, v6, origin, known);
         let epoch = turn.snapshot.epoch();
         match decision.verdict {
             Err(DropReason::ServiceReject | DropReason::ServiceDrop) => return Renewal::Over,
@@ -288,7 +291,7 @@ impl Pipeline {
         self.lookup_hashed(v6, key, if v6 { self.flows.v6.hash(key) } else { self.flows.v4.hash(key) })
     }
 
-    fn expect_new(&self, v6: bool, key: &Key) {
+    pub(super) fn expect_new(&self, v6: bool, key: &Key) {
         if v6 {
             self.flows.v6.expect_new(self.flows.v6.hash(key));
         } else {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   parse      every frame: what it is, who may send it, its key; its flow's line is on the way       (mod)
+//!   ahead      where flows are new: what their judgement reads is on the way, all of them abreast       (ahead)
 //!   act        look-up ─ hit ─► rewrite ─► out                                                  (mod, rewrite)
 //!                 ├─ older generation ─► judged again, once                                             (miss)
 //!                 ├─ miss ─► judged: two entries, or a denial                                           (miss)
@@ -13,6 +14,7 @@
 //!
 //! The law of every batch: packets in + packets made = packets out + drops + what is held more than before.
 
+mod ahead;
 mod answer;
 mod express;
 mod miss;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use afxdp_driver::{BATCH_SIZE, Batch, Frame, FramePool};
 use arrayvec::ArrayVec;
 use policy_compiler::policy::RuleId;
+use policy_compiler::service::Resolution;
 
 use crate::counters::WorkerCounters;
 use crate::drops::DropReason;
@@ -93,12 +96,14 @@ pub struct Pipeline {
     heads: Vec<Head>,
     /// What has been read of the frames that take the general way, in place; as many.
     items: Vec<Item>,
+    /// Packets of the batch that are not plain, or whose flows are not at home: some of them may be new.
+    strangers: usize,
     notices: ArrayVec<Notice, MAX_NOTICES>,
     /// The tunnel peer seen last: epoch, source address, node.
     last_peer: (u32, [u64; 2], u32),
     answers: answer::Budget,
     parking: parking::Parking,
-    /// No packet takes the express way: for the test that holds it against the other.
+    /// No packet takes the express way, and nothing is read ahead: for the test that holds it against the other.
     #[cfg(test)]
     pub(crate) general_only: bool,
 }
@@ -126,11 +131,14 @@ struct Item {
     origin: Origin,
     hash: u64,
     parsed: Parsed,
+    /// What the tables of this turn say of its Service, where that has been asked already.
+    resolution: Option<Resolution>,
 }
 
 impl Item {
     /// A frame that has not been read.
-    const BLANK: Item = Item { fate: Fate::Flow, origin: Origin::Uplink(0), hash: 0, parsed: UNREAD };
+    const BLANK: Item =
+        Item { fate: Fate::Flow, origin: Origin::Uplink(0), hash: 0, parsed: UNREAD, resolution: None };
 
     /// What its flow is found by.
     #[inline(always)]
@@ -180,6 +188,7 @@ impl Pipeline {
             tally: Tally::default(),
             heads: vec![Head::default(); BATCH_SIZE],
             items: vec![Item::BLANK; BATCH_SIZE],
+            strangers: 0,
             notices: ArrayVec::new(),
             last_peer: (0, [0; 2], 0),
             answers: answer::Budget::default(),
@@ -194,10 +203,14 @@ impl Pipeline {
         self.tally.rx += batch.len() as u64;
         let lane = Lane::of(turn.view);
         let (mut heads, mut items) = (std::mem::take(&mut self.heads), std::mem::take(&mut self.items));
+        self.strangers = 0;
         for ((frame, head), item) in batch.iter_mut().zip(&mut heads).zip(&mut items) {
             self.parse(turn, &lane, frame, head, item);
         }
-        express::look_beside(&self.flows, &mut heads[..batch.len()]);
+        self.look_beside(&mut heads[..batch.len()]);
+        if self.has_many_strangers(batch.len()) {
+            self.act_ahead(turn, &lane, batch, &mut heads, &mut items);
+        }
         for ((frame, head), item) in batch.drain(..).zip(&heads).zip(&mut items) {
             self.act(turn, &lane, frame, head, item);
         }
@@ -249,6 +262,7 @@ impl Pipeline {
         if !lane.read(&self.flows, frame, head) {
             self.read(turn, frame, item);
             head.note(item, &self.flows);
+            self.strangers += 1;
         }
         #[cfg(test)]
         if self.general_only {

@@ -42,7 +42,9 @@ impl Pipeline {
             return self.end(turn, item, frame, reason, None);
         }
         self.tally.held += 1;
-        self.parking.parked.push(Parked { item: *item, frame, port: turn.port, until });
+        // It is judged again by other tables.
+        let item = Item { resolution: None, ..*item };
+        self.parking.parked.push(Parked { item, frame, port: turn.port, until });
     }
 
     /// Packets held.

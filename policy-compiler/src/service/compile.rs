@@ -14,7 +14,7 @@ use super::{
 use crate::hash::{absorb, absorb_text};
 use crate::intent::{Backend, Endpoint, Frontend, FrontendKind, Node, ObjectName, Service, TrafficPolicy};
 use crate::maglev::Member;
-use crate::shared_map::{SharedMap, Spread};
+use crate::shared_map::{Key, SharedMap};
 use crate::tables::CompileError;
 use crate::view::{Change, View};
 
@@ -56,8 +56,7 @@ pub(super) fn update(
     add(&mut table, &services.added, |position| position, pool)?;
     for key in bared {
         for service in table.shadowed.remove(&key).unwrap_or_default() {
-            let entry = FrontendEntry { service, kind: FrontendKind::NodePort };
-            place_one(&mut table, key, entry).map_err(|other| {
+            place_one(&mut table, key, service, FrontendKind::NodePort).map_err(|other| {
                 let name = |service| table.name(service).map_or(String::new(), |(name, _)| name.to_string());
                 CompileError::Invalid {
                     object: format!("Service {}", name(service)),
@@ -135,23 +134,19 @@ fn take_out(
     table.services.get_mut(id.0 as usize).into_iter().for_each(|slot| *slot = None);
 }
 
-fn take_out_of<K: Eq + std::hash::Hash + Spread + Clone>(
-    map: &mut SharedMap<K, Vec<ServiceId>>,
-    key: &K,
-    id: ServiceId,
-) {
+fn take_out_of<K: Key>(map: &mut SharedMap<K, Vec<ServiceId>>, key: &K, id: ServiceId) {
     if let Some(list) = map.get(key).filter(|list| list.contains(&id)) {
         let rest: Vec<ServiceId> = list.iter().copied().filter(|other| *other != id).collect();
         if rest.is_empty() {
             map.remove(key);
         } else {
-            map.insert(key.clone(), rest);
+            map.insert(*key, rest);
         }
     }
 }
 
 /// Adds to a list that stays in the order of names, whatever the order in which Services come.
-fn put_into<K: Eq + std::hash::Hash + Spread + Clone>(
+fn put_into<K: Key>(
     map: &mut SharedMap<K, Vec<ServiceId>>,
     key: K,
     id: ServiceId,
@@ -393,10 +388,9 @@ fn place(
         let protocol = service.protocol.map_or(0, |protocol| protocol as u8);
         let chosen = service.frontends.iter().enumerate().filter(|(_, frontend)| wanted(frontend));
         for (index, frontend) in chosen {
-            let entry = FrontendEntry { service: ServiceId(*number), kind: frontend.kind };
             for address in addresses(frontend) {
                 let key = FrontendKey { address, port: frontend.port, protocol };
-                place_one(table, key, entry).map_err(|other| {
+                place_one(table, key, ServiceId(*number), frontend.kind).map_err(|other| {
                     let other = table.name(other).map_or(String::new(), |(name, _)| name.to_string());
                     let problem = format!("{address} port {} is Service {other} already", key.port);
                     invalid(at(position), service, &format!("frontends[{index}]"), problem)
@@ -408,34 +402,54 @@ fn place(
 }
 
 /// `Err` names the Service that is there already.
-fn place_one(table: &mut ServiceTable, key: FrontendKey, entry: FrontendEntry) -> Result<(), ServiceId> {
+fn place_one(
+    table: &mut ServiceTable,
+    key: FrontendKey,
+    service: ServiceId,
+    kind: FrontendKind,
+) -> Result<(), ServiceId> {
     let services = &table.services;
     let name = |id: ServiceId| {
         let entry = services.get(id.0 as usize)?.as_ref()?;
         Some((entry.name.clone(), entry.port_name.clone()))
     };
-    if entry.kind == FrontendKind::ClusterIp {
-        put_into(&mut table.cluster_addresses, key.address, entry.service, name);
+    if kind == FrontendKind::ClusterIp {
+        put_into(&mut table.cluster_addresses, key.address, service, name);
     }
-    let node_port = |entry: FrontendEntry| entry.kind == FrontendKind::NodePort;
-    match table.frontends.get(&key).copied() {
+    let frontend =
+        services.get(service.0 as usize).and_then(|entry| Some(frontend(service, kind, entry.as_deref()?)));
+    // It is there: its entry is made before its frontends are placed.
+    let Some(frontend) = frontend else { return Ok(()) };
+    let is_node_port = |kind: FrontendKind| kind == FrontendKind::NodePort;
+    match table.frontends.get(&key).map(|there| (there.service, there.kind)) {
         None => {
-            table.frontends.insert(key, entry);
+            table.frontends.insert(key, frontend);
         }
-        Some(there) if node_port(entry) && !node_port(there) => {
-            put_into(&mut table.shadowed, key, entry.service, name);
+        Some((_, there)) if is_node_port(kind) && !is_node_port(there) => {
+            put_into(&mut table.shadowed, key, service, name);
         }
         // Only where a node port was there before: all at once, addresses are placed first.
-        Some(there) if node_port(there) && !node_port(entry) => {
-            table.frontends.insert(key, entry);
-            put_into(&mut table.shadowed, key, there.service, name);
+        Some((other, there)) if is_node_port(there) && !is_node_port(kind) => {
+            table.frontends.insert(key, frontend);
+            put_into(&mut table.shadowed, key, other, name);
         }
-        Some(there) if there.service != entry.service => return Err(there.service),
+        Some((other, _)) if other != service => return Err(other),
         // One Service names one address as two sorts: source ranges hold wherever they may.
-        Some(there) if entry.kind == FrontendKind::LoadBalancer && there.kind == FrontendKind::ExternalIp => {
-            table.frontends.insert(key, entry);
+        Some((_, FrontendKind::ExternalIp)) if kind == FrontendKind::LoadBalancer => {
+            table.frontends.insert(key, frontend);
         }
         Some(_) => {}
     }
     Ok(())
+}
+
+fn frontend(service: ServiceId, kind: FrontendKind, entry: &ServiceEntry) -> FrontendEntry {
+    FrontendEntry {
+        service,
+        kind,
+        policy: if kind == FrontendKind::ClusterIp { entry.internal } else { entry.external },
+        any: entry.any,
+        affinity: entry.affinity,
+        cluster: entry.cluster.as_ref().and_then(|set| set.picks().cloned()),
+    }
 }

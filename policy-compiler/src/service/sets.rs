@@ -1,10 +1,11 @@
-//! [`BackendSet`]: a list of backends with its Maglev table; [`SetPool`]: each distinct list once, over all generations.
+//! [`BackendSet`]: a list of backends with what is picked from it; [`SetPool`]: each distinct list once, over all generations.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 
+use super::picks::Picks;
 use crate::hash::FastMap;
-use crate::maglev::{Maglev, Member};
+use crate::maglev::Member;
 
 /// A list of backends. Shared by all Services and generations that have the same.
 #[derive(Debug)]
@@ -12,7 +13,7 @@ pub(super) struct BackendSet {
     /// Ascending, distinct, at least one.
     members: Box<[Member]>,
     /// Not there for lists that are only looked into, never picked from. Filled by who compiles, before anybody picks.
-    maglev: OnceLock<Maglev>,
+    picks: OnceLock<Picks>,
 }
 
 /// The lists in use, by their members' hash.
@@ -36,7 +37,7 @@ impl SetPool {
         if known.is_some() {
             return known;
         }
-        let set = Arc::new(BackendSet { members: members.into(), maglev: OnceLock::new() });
+        let set = Arc::new(BackendSet { members: members.into(), picks: OnceLock::new() });
         alike.push(Arc::downgrade(&set));
         self.added += 1;
         if self.added > 1024 + self.left {
@@ -63,13 +64,12 @@ impl SetPool {
 impl BackendSet {
     /// Makes sure that it can be picked from.
     pub(super) fn prepare(&self) {
-        self.maglev.get_or_init(|| Maglev::build(&self.members));
+        self.picks.get_or_init(|| Picks::of(&self.members));
     }
 
-    /// The member that a flow of this hash goes to.
-    pub(super) fn pick(&self, hash: u64) -> Option<SocketAddr> {
-        let index = self.maglev.get()?.pick(hash)?;
-        self.members.get(index).map(|member| member.address)
+    /// What is picked from; `None` where it was not prepared.
+    pub(super) fn picks(&self) -> Option<&Picks> {
+        self.picks.get()
     }
 
     /// The members in ascending order.
@@ -84,7 +84,7 @@ impl BackendSet {
 
     /// Heap memory in bytes.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val::<[Member]>(&self.members) + self.maglev.get().map_or(0, Maglev::bytes)
+        size_of_val::<[Member]>(&self.members) + self.picks.get().map_or(0, Picks::bytes)
     }
 }
 
