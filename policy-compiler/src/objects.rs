@@ -19,7 +19,7 @@ mod address;
 mod endpoints;
 mod identities;
 mod policies;
-mod selectors;
+pub(crate) mod selectors;
 pub mod services;
 
 use std::collections::BTreeMap;

@@ -20,6 +20,8 @@
 //! allowed; ipBlocks hold for the addresses of pods too. Protocols without ports are allowed by rules without ports.
 
 mod compile;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod inspect;
 mod peers;
 mod ports;
 pub mod report;
@@ -30,7 +32,7 @@ mod rows;
 mod conformance;
 #[cfg(test)]
 #[cfg(feature = "kubernetes")]
-mod properties;
+pub(crate) mod properties;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -86,6 +88,8 @@ pub struct Decision {
 impl Decision {
     /// Allowed because nothing isolates the endpoint.
     pub const DEFAULT_ALLOW: Decision = Decision { allowed: true, rule: RuleId::DEFAULT_ALLOW };
+    /// Denied because policies isolate the endpoint and none of their rules matches.
+    pub const NO_RULE: Decision = Decision { allowed: false, rule: RuleId::NO_RULE };
 }
 
 /// What policy says of a flow: both directions are judged, each end by its own policies.

@@ -265,7 +265,7 @@ backend: 10.244.1.20:27017
         );
     }
     let error = served.ctl(&["explain", "tcp", "poc/nobody", "10.0.0.1:80", "-o", "json"]).error(1);
-    let problem = "no pod with an address is called poc/nobody in the running state";
+    let problem = "no pod with an address is called poc/nobody";
     assert_eq!(error, ["explain", "source", problem, "not_found"]);
     let error = served.ctl(&["explain", "tcp", "nobody", "10.0.0.1:80", "-o", "json"]).error(2);
     assert_eq!((error[1].as_str(), error[3].as_str()), ("source", "usage"));

@@ -132,7 +132,8 @@ fn pod() -> impl Strategy<Value = Pod> {
     (select(NAMESPACES.to_vec()), labels(), nodes, named_ports(), prop::bool::weighted(0.1), phase)
 }
 
-fn cluster() -> impl Strategy<Value = Objects> {
+/// A cluster of few nodes, namespaces, pods and policies.
+pub(crate) fn cluster() -> impl Strategy<Value = Objects> {
     let namespaces = vec(option::of(labels()), NAMESPACES.len());
     (namespaces, vec(pod(), 1..8), vec(policy(), 0..7)).prop_map(|(namespaces, pods, policies)| {
         let mut objects = Objects::default();
@@ -169,12 +170,12 @@ fn cluster() -> impl Strategy<Value = Objects> {
     })
 }
 
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
+pub(crate) fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
 /// Every address of the cluster, and some of the world.
-fn addresses(objects: &Objects) -> Vec<IpAddr> {
+pub(crate) fn addresses(objects: &Objects) -> Vec<IpAddr> {
     let (intent, _) = objects.intent("a").unwrap();
     let pods = intent.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied());
     let nodes = intent.nodes.iter().flat_map(|node| node.addresses.iter().copied());

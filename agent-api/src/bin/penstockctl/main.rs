@@ -3,8 +3,10 @@
 //! * `arguments`: what may be typed.
 //! * `answer`: how an answer or a fault is printed, for people and as JSON.
 //! * `running`: commands that ask penstockd. `explain`: one of them, with its five-tuples.
+//! * `analysis`: what a change changes, who reaches whom, what is wrong, over manifests or the running state.
 //! * `offline`: commands over manifests. `simulate`: hands them to `penstockd simulate`.
 
+mod analysis;
 mod answer;
 mod arguments;
 mod explain;
@@ -51,6 +53,11 @@ impl Cli {
                 offline::policy_check(&manifests, node.as_deref())
             }
             Command::Policy(PolicyCommand::Matrix(arguments)) => offline::policy_matrix(&arguments),
+            Command::Policy(PolicyCommand::Diff { old, new }) => analysis::diff(&connection, &old, &new).await,
+            Command::Policy(PolicyCommand::WhoCanReach(arguments)) => {
+                analysis::who_can_reach(&connection, &arguments).await
+            }
+            Command::Policy(PolicyCommand::Lint { folder }) => analysis::lint(&folder),
             Command::Evaluate(arguments) => offline::evaluate(&arguments),
             Command::Simulate(arguments) => simulate::simulate(&arguments, output),
         }

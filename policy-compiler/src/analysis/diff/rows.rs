@@ -1,0 +1,374 @@
+//! [`Rows`]: differences between pairs of ends, put together to few sentences.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::super::addresses::{host_names, order, own_nodes};
+use super::super::{Packet, Party, Verdict, ports};
+use super::ends::{End, Ends, Members};
+use super::lists::{Lists, Said};
+use super::{Change, Difference};
+use crate::hash::FastMap;
+use crate::intent::Intent;
+use crate::policy::PolicyTable;
+
+/// Collects the differences.
+pub(super) struct Rows<'a> {
+    sides: [(&'a Intent, &'a PolicyTable); 2],
+    ends: &'a Ends,
+    parties: Parties<'a>,
+    /// The party of each end.
+    party_of: Vec<u32>,
+    drafts: Vec<Draft>,
+}
+
+/// A row in numbers.
+struct Draft {
+    delta: u32,
+    own_node: bool,
+    ipv6: bool,
+    from: Rc<[u32]>,
+    to: Vec<u32>,
+    witness: (IpAddr, IpAddr),
+}
+
+/// Parties by number; equal ones are one.
+struct Parties<'a> {
+    new: &'a Intent,
+    nodes: HashMap<IpAddr, String>,
+    parties: Vec<Party>,
+    pods: FastMap<Vec<u32>, u32>,
+    others: HashMap<Party, u32>,
+}
+
+/// Where what is allowed differs in one direction: bits by pair of subjects and pair of classes.
+struct Changed {
+    /// By pair of subjects; nothing where nothing differs.
+    rows: Vec<Option<Vec<u64>>>,
+    /// Whether any pair of subjects differs about a pair of classes.
+    any: Vec<u64>,
+}
+
+/// Numbers for pairs of numbers, the old table's and the new one's.
+#[derive(Default)]
+struct Pairs {
+    pairs: Vec<[u32; 2]>,
+    numbers: FastMap<[u32; 2], u32>,
+}
+
+/// What an end is, as numbers of [`Pairs`].
+#[derive(Clone, Copy)]
+struct Numbers {
+    class: u32,
+    ingress: u32,
+    egress: u32,
+}
+
+impl<'a> Rows<'a> {
+    /// Without any yet.
+    pub(super) fn new(sides: [(&'a Intent, &'a PolicyTable); 2], ends: &'a Ends) -> Self {
+        let mut parties = Parties::new(sides[1].0);
+        let party_of = ends.ends.iter().map(|end| parties.of_end(end)).collect();
+        Rows { sides, ends, parties, party_of, drafts: Vec::new() }
+    }
+
+    /// Compares all pairs of ends, apart from pods with their own nodes and themselves.
+    pub(super) fn classes(&mut self, lists: &mut Lists<'_>) {
+        let (mut classes, mut ingress, mut egress) = (Pairs::default(), Pairs::default(), Pairs::default());
+        let numbers = self.ends.ends.iter().map(|End { looks: [old, new], .. }| Numbers {
+            class: classes.number([old.class, new.class]),
+            ingress: ingress.number([old.ingress, new.ingress]),
+            egress: egress.number([old.egress, new.egress]),
+        });
+        let numbers: Vec<Numbers> = numbers.collect();
+        let tables = self.sides.map(|(_, table)| table);
+        let into = Changed::of(tables, &ingress.pairs, &classes.pairs, lists);
+        let out_of = Changed::of(tables, &egress.pairs, &classes.pairs, lists);
+        for (to, of_to) in numbers.iter().enumerate() {
+            if !into.has_row(of_to.ingress) && !bit(&out_of.any, of_to.class) {
+                continue;
+            }
+            let mut sources = BTreeMap::<(u32, bool), Vec<u32>>::new();
+            for (from, of_from) in numbers.iter().enumerate() {
+                let differs =
+                    into.get(of_to.ingress, of_from.class) || out_of.get(of_from.egress, of_to.class);
+                if differs {
+                    self.pair(from, to, lists, &mut sources);
+                }
+            }
+            self.draft(to, sources);
+        }
+    }
+
+    /// Compares one pair of ends.
+    fn pair(
+        &self,
+        from: usize,
+        to: usize,
+        lists: &mut Lists<'_>,
+        sources: &mut BTreeMap<(u32, bool), Vec<u32>>,
+    ) {
+        let (Some(src), Some(dst)) = (self.ends.ends.get(from), self.ends.ends.get(to)) else { return };
+        if src.ipv6 != dst.ipv6 {
+            return;
+        }
+        let said = said(self.sides.map(|(_, table)| table), src, dst, [false; 2]);
+        let deltas = lists.compare(said);
+        if deltas.is_empty() || self.witness(from, to).is_none() {
+            return;
+        }
+        for delta in deltas.iter() {
+            sources.entry((*delta, src.is_outside())).or_default().push(from as u32);
+        }
+    }
+
+    /// Addresses of both ends that no table exempts from isolation.
+    fn witness(&self, from: usize, to: usize) -> Option<(IpAddr, IpAddr)> {
+        let (src, dst) = (self.ends.ends.get(from)?, self.ends.ends.get(to)?);
+        let exempt = |a: IpAddr, b: IpAddr| self.sides.iter().any(|(_, table)| table.is_exempt(a, b));
+        src.addresses().find_map(|a| {
+            let b = dst.addresses().find(|b| a != *b && !exempt(a, *b))?;
+            Some((a, b))
+        })
+    }
+
+    fn draft(&mut self, to: usize, sources: BTreeMap<(u32, bool), Vec<u32>>) {
+        let Some(ipv6) = self.ends.ends.get(to).map(|end| end.ipv6) else { return };
+        let Some(party) = self.party_of.get(to).copied() else { return };
+        for ((delta, _), from) in sources {
+            let first = from.first().and_then(|first| self.witness(*first as usize, to));
+            let Some(witness) = first else { continue };
+            let from = from.iter().filter_map(|end| self.party_of.get(*end as usize).copied());
+            let from = sorted(from.collect());
+            self.drafts.push(Draft { delta, own_node: false, ipv6, from, to: vec![party], witness });
+        }
+    }
+
+    /// Compares pods with the nodes that they run on in either state.
+    pub(super) fn own_nodes(&mut self, lists: &mut Lists<'_>) {
+        let mut pairs: Vec<(IpAddr, IpAddr)> =
+            self.sides.iter().flat_map(|(intent, _)| own_nodes(intent)).collect();
+        pairs.sort_unstable_by_key(|(pod, host)| (order(*host), order(*pod)));
+        pairs.dedup();
+        // By node's address, whether the pod is the source, difference and the pod's end.
+        let mut found = BTreeMap::<((bool, u128), bool, u32, u32), Vec<(IpAddr, IpAddr)>>::new();
+        for (pod, host) in pairs {
+            for outward in [true, false] {
+                let (src, dst) = if outward { (pod, host) } else { (host, pod) };
+                for delta in self.own_node(src, dst, lists).iter() {
+                    let Some(end) = self.ends.of_address.get(&pod) else { continue };
+                    found.entry((order(host), outward, *delta, *end)).or_default().push((pod, host));
+                }
+            }
+        }
+        for ((_, outward, delta, end), pairs) in found {
+            let Some((pod, host)) = pairs.first().copied() else { continue };
+            let pods = self.parties.some_of(self.ends.ends.get(end as usize), &pairs);
+            let node = self.parties.host(host);
+            let (from, to) = if outward { (pods, node) } else { (node, pods) };
+            let witness = if outward { (pod, host) } else { (host, pod) };
+            let ipv6 = host.is_ipv6();
+            self.drafts.push(Draft {
+                delta,
+                own_node: true,
+                ipv6,
+                from: Rc::new([from]),
+                to: vec![to],
+                witness,
+            });
+        }
+    }
+
+    fn own_node(&self, src: IpAddr, dst: IpAddr, lists: &mut Lists<'_>) -> Rc<[u32]> {
+        let end = |address: &IpAddr| {
+            let end = self.ends.of_address.get(address)?;
+            self.ends.ends.get(*end as usize)
+        };
+        let (Some(from), Some(to)) = (end(&src), end(&dst)) else { return Rc::new([]) };
+        let exempt = self.sides.map(|(_, table)| table.is_exempt(src, dst));
+        lists.compare(said(self.sides.map(|(_, table)| table), from, to, exempt))
+    }
+
+    /// The differences in words: those from the same to several become one, then those of both families.
+    pub(super) fn finish(self, lists: &Lists<'_>) -> Vec<Difference> {
+        let Rows { sides, parties, drafts, .. } = self;
+        let mut same_from = BTreeMap::<(u32, bool, bool, Rc<[u32]>), (Vec<u32>, (IpAddr, IpAddr))>::new();
+        for Draft { delta, own_node, ipv6, from, to, witness } in drafts {
+            // Only pods on one node have that node.
+            let key = (delta, own_node, ipv6, from);
+            same_from.entry(key).or_insert_with(|| (Vec::new(), witness)).0.extend(to);
+        }
+        let mut rows = BTreeMap::<(u32, bool, Rc<[u32]>, Rc<[u32]>), (Vec<u8>, (IpAddr, IpAddr))>::new();
+        for ((delta, own_node, ipv6, from), (to, witness)) in same_from {
+            let key = (delta, own_node, from, sorted(to));
+            let family = if ipv6 { 6 } else { 4 };
+            rows.entry(key).or_insert_with(|| (Vec::new(), witness)).0.push(family);
+        }
+        let rows = rows.into_iter().filter_map(|((delta, own_node, from, to), (families, (src, dst)))| {
+            let delta = lists.delta(delta)?;
+            let (protocol, port) = ports::packet_of(delta.keys.first()?.0, src.is_ipv6());
+            let witness = Packet::new(src, dst, protocol, port);
+            let [old, new] = sides.map(|(_, table)| Verdict::of(table, &witness));
+            Some(Difference {
+                change: delta.change,
+                families,
+                from: parties.named(&from),
+                to: parties.named(&to),
+                ports: delta.keys.iter().flat_map(|(first, last)| ports::ranges(*first, *last)).collect(),
+                own_node,
+                witness,
+                old,
+                new,
+            })
+        });
+        let mut rows: Vec<Difference> = rows.collect();
+        let rank = |row: &Difference| row.change == Change::Denied;
+        rows.sort_by(|a, b| (rank(a), &a.to, &a.from, &a.ports).cmp(&(rank(b), &b.to, &b.from, &b.ports)));
+        rows
+    }
+}
+
+/// What both tables say of a pair of ends.
+fn said(tables: [&PolicyTable; 2], src: &End, dst: &End, exempt: [bool; 2]) -> Said {
+    let lists = [0, 1].map(|side: usize| {
+        let (from, to) = (src.looks[side], dst.looks[side]);
+        [tables[side].list(from.egress, to.class), tables[side].list(to.ingress, from.class)]
+    });
+    Said { lists, exempt }
+}
+
+fn sorted(mut numbers: Vec<u32>) -> Rc<[u32]> {
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers.into()
+}
+
+impl<'a> Parties<'a> {
+    fn new(new: &'a Intent) -> Self {
+        Parties {
+            new,
+            nodes: host_names(new),
+            parties: Vec::new(),
+            pods: FastMap::default(),
+            others: HashMap::new(),
+        }
+    }
+
+    fn of_end(&mut self, end: &End) -> u32 {
+        match &end.members {
+            Members::Endpoints(members) => self.pods(members.iter().map(|(_, position)| *position).collect()),
+            Members::Hosts(members) => {
+                let names = members.iter().map(|address| self.host_name(*address)).collect();
+                self.other(Party::nodes(names))
+            }
+            members @ Members::Outside(..) => {
+                self.other(Party::outside(members.ranges().iter().copied(), end.ipv6))
+            }
+        }
+    }
+
+    /// Those of the end's pods that are in `pairs`.
+    fn some_of(&mut self, end: Option<&End>, pairs: &[(IpAddr, IpAddr)]) -> u32 {
+        let members = match end.map(|end| &end.members) {
+            Some(Members::Endpoints(members)) => members.as_slice(),
+            _ => &[],
+        };
+        let positions: HashMap<IpAddr, u32> = members.iter().copied().collect();
+        self.pods(pairs.iter().filter_map(|(pod, _)| positions.get(pod).copied()).collect())
+    }
+
+    fn host(&mut self, address: IpAddr) -> u32 {
+        let name = self.host_name(address);
+        self.other(Party::nodes(vec![name]))
+    }
+
+    fn host_name(&self, address: IpAddr) -> String {
+        self.nodes.get(&address).cloned().unwrap_or_else(|| address.to_string())
+    }
+
+    fn pods(&mut self, mut members: Vec<u32>) -> u32 {
+        members.sort_unstable();
+        if let Some(number) = self.pods.get(&members) {
+            return *number;
+        }
+        let number = self.push(Party::pods(self.new, &members));
+        self.pods.insert(members, number);
+        number
+    }
+
+    fn other(&mut self, party: Party) -> u32 {
+        if let Some(number) = self.others.get(&party) {
+            return *number;
+        }
+        let number = self.push(party.clone());
+        self.others.insert(party, number);
+        number
+    }
+
+    fn push(&mut self, party: Party) -> u32 {
+        self.parties.push(party);
+        self.parties.len() as u32 - 1
+    }
+
+    fn named(&self, numbers: &[u32]) -> Vec<Party> {
+        let mut parties: Vec<Party> =
+            numbers.iter().filter_map(|number| self.parties.get(*number as usize).cloned()).collect();
+        parties.sort();
+        parties
+    }
+}
+
+impl Pairs {
+    fn number(&mut self, pair: [u32; 2]) -> u32 {
+        let next = self.pairs.len() as u32;
+        let number = *self.numbers.entry(pair).or_insert(next);
+        if number == next {
+            self.pairs.push(pair);
+        }
+        number
+    }
+}
+
+impl Changed {
+    fn of(
+        tables: [&PolicyTable; 2],
+        subjects: &[[u32; 2]],
+        classes: &[[u32; 2]],
+        lists: &mut Lists<'_>,
+    ) -> Self {
+        let words = classes.len().div_ceil(64);
+        let mut changed = Changed { rows: Vec::with_capacity(subjects.len()), any: vec![0; words] };
+        for subject in subjects {
+            let mut row = None;
+            if *subject != [0, 0] {
+                for (position, class) in classes.iter().enumerate() {
+                    let [old, new] = [0, 1].map(|side: usize| tables[side].list(subject[side], class[side]));
+                    if lists.allowance(0, old) != lists.allowance(1, new) {
+                        let bits: &mut Vec<u64> = row.get_or_insert_with(|| vec![0; words]);
+                        set(bits, position);
+                        set(&mut changed.any, position);
+                    }
+                }
+            }
+            changed.rows.push(row);
+        }
+        changed
+    }
+
+    fn has_row(&self, subject: u32) -> bool {
+        self.rows.get(subject as usize).is_some_and(Option::is_some)
+    }
+
+    fn get(&self, subject: u32, class: u32) -> bool {
+        self.rows.get(subject as usize).and_then(Option::as_ref).is_some_and(|row| bit(row, class))
+    }
+}
+
+fn set(bits: &mut [u64], position: usize) {
+    bits.get_mut(position / 64).into_iter().for_each(|word| *word |= 1 << (position % 64));
+}
+
+fn bit(bits: &[u64], position: u32) -> bool {
+    bits.get(position as usize / 64).is_some_and(|word| word >> (position % 64) & 1 == 1)
+}
