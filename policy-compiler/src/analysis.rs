@@ -21,6 +21,8 @@ pub mod reach;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod scale;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -242,6 +242,11 @@ forward (generation 3)
 egress:  default-allow
 ingress: NetworkPolicy poc/mongodb-vm ingress[0]
 backend: 10.244.1.20:27017
+the state has changed meanwhile; policies of generation 0:
+egress of 10.244.1.10: allowed by default-allow
+  outside of the cluster: no policy selects it
+ingress of 10.244.1.20: allowed by default-allow
+  outside of the cluster: no policy selects it
 ";
     assert_eq!(table, wanted);
     let dropped = served.ctl(&["explain", "tcp", "10.244.1.10:40000", "10.244.1.20:23"]).text(1);

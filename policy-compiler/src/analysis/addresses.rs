@@ -52,16 +52,26 @@ pub(super) fn host_names(intent: &Intent) -> HashMap<IpAddr, String> {
     names
 }
 
-/// An address of the range that nobody has; not the first, where there are others: it looks like a network's.
-pub(super) fn free(
-    (first, last): (u128, u128),
-    ipv6: bool,
-    known: impl Fn(&IpAddr) -> bool,
-) -> Option<IpAddr> {
+/// Addresses for examples (RFC 5737, RFC 3849): what people take for outside at first sight.
+const EXAMPLES: [&str; 4] = ["192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1"];
+
+/// An address of the ranges, which are of one family, that nobody has: one for examples, or else not the first of a range where
+/// there are others, which would look like a network's.
+pub(super) fn free(ranges: &[(u128, u128)], ipv6: bool, known: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+    let examples = EXAMPLES.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+    let within = |example: &IpAddr| {
+        let bits = bits(*example);
+        example.is_ipv6() == ipv6 && ranges.iter().any(|(first, last)| (*first..=*last).contains(&bits))
+    };
+    if let Some(example) = examples.into_iter().find(|example| within(example) && !known(example)) {
+        return Some(example);
+    }
     let nobodys = |bits: &u128| !known(&address(*bits, ipv6));
-    // Each step but the last passes an address that is somebody's, so there are no more than those.
-    let later = (first < last).then(|| (first + 1..=last).find(nobodys)).flatten();
-    later.or(Some(first).filter(nobodys)).map(|bits| address(bits, ipv6))
+    ranges.iter().find_map(|(first, last)| {
+        // Each step but the last passes an address that is somebody's, so there are no more than those.
+        let later = (first < last).then(|| (first + 1..=*last).find(nobodys)).flatten();
+        later.or(Some(*first).filter(nobodys)).map(|bits| address(bits, ipv6))
+    })
 }
 
 /// Pairs of an endpoint's address and one of its node, in one state.

@@ -59,9 +59,9 @@ pub struct Difference {
     /// 4, 6 or both: the IP versions that it holds for.
     pub families: Vec<u8>,
     /// From each of these,
-    pub from: Vec<Party>,
+    pub from: Parties,
     /// to each of these,
-    pub to: Vec<Party>,
+    pub to: Parties,
     /// on these ports.
     pub ports: Vec<PortRange>,
     /// True: it is about pods and the nodes that they run on, in either state. False: it is not, where it names both;
@@ -73,6 +73,15 @@ pub struct Difference {
     pub old: Verdict,
     /// What the new state says of it.
     pub new: Verdict,
+}
+
+/// Several parties; or, where they are most of all that is compared, those that they are not.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Parties {
+    /// True: every pod and node but these, of the families in question.
+    pub all_but: bool,
+    /// They.
+    pub parties: Vec<Party>,
 }
 
 /// What one of two states alone has.

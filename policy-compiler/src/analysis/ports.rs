@@ -61,6 +61,16 @@ pub(super) fn packet_of(key: u32, ipv6: bool) -> (u8, u16) {
     }
 }
 
+/// A key of the ranges to make a packet of: not that of port 0 where there is another.
+pub(super) fn example(ranges: &[(u32, u32)]) -> Option<u32> {
+    let is_odd = |key: u32| key & 0xffff == 0 && key < OTHER_PROTOCOLS;
+    let better = |(first, last): &(u32, u32)| {
+        let key = if is_odd(*first) { first + 1 } else { *first };
+        Some(key).filter(|key| key <= last)
+    };
+    ranges.iter().find_map(better).or(ranges.first().map(|(first, _)| *first))
+}
+
 /// Whether the protocol has ports that policy looks at.
 pub(super) fn has_ports(protocol: u8) -> bool {
     PROTOCOLS.iter().any(|known| *known as u8 == protocol)
@@ -98,6 +108,21 @@ mod tests {
         ];
         for (first, last, expected) in rows {
             assert_eq!(text(first, last), expected, "{first:#x} {last:#x}");
+        }
+    }
+
+    #[test]
+    fn examples_avoid_port_0() {
+        let rows: [(&[(u32, u32)], Option<u32>); 6] = [
+            (&[], None),
+            (&[(0, 5)], Some(1)),
+            (&[(0, 0)], Some(0)),
+            (&[(0, 0), (80, 90)], Some(80)),
+            (&[(0x1_0000, 0x1_0000), (OTHER_PROTOCOLS, OTHER_PROTOCOLS)], Some(OTHER_PROTOCOLS)),
+            (&[(80, 0x1_0000)], Some(80)),
+        ];
+        for (ranges, expected) in rows {
+            assert_eq!(example(ranges), expected, "{ranges:?}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::diff::{Change, Difference, PolicyDiff, diff};
+use super::diff::{Change, Difference, Parties, PolicyDiff, diff};
 use super::explain::explain;
 use super::reach::{Access, who_can_reach};
 use super::{Packet, Party, PortRange};
@@ -95,8 +95,9 @@ fn about<'a>(
     let own_node = old.table.is_exempt(src, dst) || new.table.is_exempt(src, dst);
     let family = if src.is_ipv4() { 4 } else { 6 };
     let speaks = |row: &&Difference| {
-        let of = |parties: &[Party], address, sort| {
-            parties.iter().any(|party| is_of(party, address, sort, &new.intent))
+        let of = |parties: &Parties, address, sort| {
+            let named = parties.parties.iter().any(|party| is_of(party, address, sort, &new.intent));
+            if parties.all_but { !named && sort != Sort::Outside } else { named }
         };
         row.own_node == own_node
             && row.families.contains(&family)

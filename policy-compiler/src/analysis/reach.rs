@@ -64,7 +64,7 @@ pub fn who_can_reach(
             search.add(*src, *dst, source);
         }
         for (range, _) in ranges(&[policy.outside(dst.is_ipv6())], dst.is_ipv6()) {
-            if let Some(src) = free(range, dst.is_ipv6(), |address| owners.contains_key(address)) {
+            if let Some(src) = free(&[range], dst.is_ipv6(), |address| owners.contains_key(address)) {
                 search.add(src, *dst, Source::Outside(range));
             }
         }

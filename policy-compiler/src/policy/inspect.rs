@@ -39,6 +39,11 @@ impl ListId {
     const OPEN: ListId = ListId(u32::MAX);
     /// Of a subject and a class that the table does not have.
     const MISSING: ListId = ListId(u32::MAX - 1);
+
+    /// Its place among [`PolicyTable::lists`].
+    pub(crate) fn index(self) -> usize {
+        self.0.wrapping_add(2) as usize
+    }
 }
 
 /// Protocols and ports as one line of keys: TCP, UDP and SCTP ports, then one key for every other protocol.
@@ -74,6 +79,11 @@ impl PolicyTable {
             rules.lists.get((subject.first_list + number) as usize)
         });
         list.map_or(ListId::MISSING, |list| ListId(*list))
+    }
+
+    /// Every list, in the order of [`ListId::index`].
+    pub(crate) fn lists(&self) -> impl Iterator<Item = ListId> {
+        [ListId::MISSING, ListId::OPEN].into_iter().chain((0..self.rules.ports.count() as u32).map(ListId))
     }
 
     /// The segments of a list: the first key of each, ascending from 0, with the decision from there on.

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use agent_api::tools::agent::prepare;
 use agent_api::tools::folder::{self, text};
-use policy_compiler::analysis::diff::{self, Change, Difference, PolicyDiff, Uncompared};
+use policy_compiler::analysis::diff::{self, Change, Difference, Parties, PolicyDiff, Uncompared};
 use policy_compiler::analysis::lint::{self, Report, Severity};
 use policy_compiler::analysis::reach::{self, Access, Reach};
-use policy_compiler::analysis::{Party, Ruling};
+use policy_compiler::analysis::{Party, PortRange, Ruling};
 use policy_compiler::intent::Intent;
 use policy_compiler::objects::IntentOptions;
 use policy_compiler::policy::PolicyTable;
@@ -88,7 +88,11 @@ fn diff_text(found: &PolicyDiff, old: &Source, new: &Source) -> String {
     let changes = |change: Change| found.differences.iter().filter(|row| row.change == change).count();
     let _ = match (changes(Change::Allowed), changes(Change::Denied)) {
         (0, 0) => writeln!(text, "no difference in what policy allows"),
-        (allowed, denied) => writeln!(text, "{} in what policy allows: {allowed} newly allowed, {denied} newly denied", count(allowed + denied, "difference", "differences")),
+        (allowed, denied) => writeln!(
+            text,
+            "{} in what policy allows: {allowed} newly allowed, {denied} newly denied",
+            count(allowed + denied, "difference", "differences")
+        ),
     };
     text
 }
@@ -102,12 +106,14 @@ fn difference_text(text: &mut String, difference: &Difference) {
     let about = if difference.own_node { "  (a pod and its own node)" } else { "" };
     let _ = writeln!(text, "  from  {}{about}", parties(&difference.from));
     let _ = writeln!(text, "  to    {}", parties(&difference.to));
-    let nodes = difference.from.iter().chain(&difference.to).any(|party| matches!(party, Party::Nodes { .. }));
+    let nodes = |side: &Parties| {
+        side.all_but || side.parties.iter().any(|party| matches!(party, Party::Nodes { .. }))
+    };
+    let nodes = nodes(&difference.from) || nodes(&difference.to);
     if nodes && !difference.own_node {
         let _ = writeln!(text, "  but   not between a pod and its own node");
     }
-    let ports: Vec<String> = difference.ports.iter().map(ToString::to_string).collect();
-    let _ = writeln!(text, "  on    {}", ports.join(", "));
+    let _ = writeln!(text, "  on    {}", ports(&difference.ports));
     let turns = [
         ("egress", &difference.old.egress, &difference.new.egress),
         ("ingress", &difference.old.ingress, &difference.new.ingress),
@@ -125,9 +131,23 @@ pub(crate) fn ruling(ruling: &Ruling) -> String {
 }
 
 /// Each party on a line of its own.
-fn parties(parties: &[Party]) -> String {
-    let texts: Vec<String> = parties.iter().map(ToString::to_string).collect();
-    texts.join("\n        ")
+fn parties(side: &Parties) -> String {
+    let texts: Vec<String> = side.parties.iter().map(ToString::to_string).collect();
+    let texts = texts.join("\n        ");
+    match (side.all_but, side.parties.is_empty()) {
+        (false, _) => texts,
+        (true, true) => "every pod and node".to_owned(),
+        (true, false) => format!("every pod and node but\n        {texts}"),
+    }
+}
+
+fn ports(ranges: &[PortRange]) -> String {
+    let whole = |range: &PortRange| range.protocol.is_none() || (range.first, range.last) == (0, u16::MAX);
+    // TCP, UDP, SCTP and the rest.
+    if ranges.len() == 4 && ranges.iter().all(whole) {
+        return "every protocol and port".to_owned();
+    }
+    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn families(families: &[u8]) -> &'static str {
@@ -153,7 +173,13 @@ pub(crate) async fn who_can_reach(connection: &Connection, arguments: &WhoCanRea
     let Some(reach) = found else {
         let object = format!("Pod {}", target.pod);
         let problem = format!("no pod with an address is called that in {source}");
-        return Err(Fault { object, field: "metadata.name".into(), problem, kind: "not_found", code: NEGATIVE });
+        return Err(Fault {
+            object,
+            field: "metadata.name".into(),
+            problem,
+            kind: "not_found",
+            code: NEGATIVE,
+        });
     };
     let Reach { target, addresses, protocol, port, allowed, denied: others } = &reach;
     let mut value = json!({

@@ -432,7 +432,9 @@ mod tests {
         assert_eq!(pod_port("a/b:80"), good("b", 6, 80));
         assert_eq!(pod_port("a/b-0:53/udp"), good("b-0", 17, 53));
         assert_eq!(pod_port("a/b:0/icmp"), good("b", 1, 0));
-        for wrong in ["a/b", "a:80", "/b:80", "a/b:", "a/b:http", "a/b:0", "a/b:8/icmp", "a/b:70000", "a/b:80/x"] {
+        for wrong in
+            ["a/b", "a:80", "/b:80", "a/b:", "a/b:http", "a/b:0", "a/b:8/icmp", "a/b:70000", "a/b:80/x"]
+        {
             assert!(pod_port(wrong).is_err(), "{wrong}");
         }
     }

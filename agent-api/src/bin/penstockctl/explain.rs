@@ -2,24 +2,17 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 use agent_api::contract::{ExplainQuery, Explanation};
-use agent_api::tools::agent::prepare;
-use policy_compiler::analysis::explain::{self as analysis, Explanation as Story};
-use policy_compiler::analysis::{Packet, Verdict};
+use policy_compiler::analysis::{Packet, explain as analysis};
 use policy_compiler::intent::{FrontendKind, Intent};
-use policy_compiler::objects::IntentOptions;
 use policy_compiler::policy::PolicyTable;
-use policy_compiler::service::{Candidates, ServiceQuery};
-use policy_compiler::tables::{Capacity, Tables};
 use serde_json::json;
 
-use crate::analysis::ruling as ruling_text;
 use crate::answer::{Answer, Fault, NEGATIVE};
 use crate::arguments::{Connection, Explain};
-use crate::offline::count;
 use crate::running::{connect, protocol_name, socket};
+use crate::story::{offline, story_text};
 
 /// How often the state is asked for again where it has changed before the question.
 const ATTEMPTS: usize = 3;
@@ -31,7 +24,7 @@ pub(crate) async fn explain(connection: &Connection, arguments: &Explain) -> Res
         None => running(connection, &source, &destination, arguments.protocol).await,
         Some(folder) => {
             let node = arguments.node.as_deref();
-            offline(folder, node, &source, &destination, arguments.protocol)
+            offline(folder, node, (&source, &destination), arguments.protocol)
         }
     }
 }
@@ -48,8 +41,7 @@ async fn running(
     let (state, query, explanation) = loop {
         let state = client.state().await?;
         let (src, dst) = addresses(&state.intent, source, destination)?;
-        let query =
-            ExplainQuery { src, src_port: source.port, dst, dst_port: destination.port, protocol };
+        let query = ExplainQuery { src, src_port: source.port, dst, dst_port: destination.port, protocol };
         let explanation = client.explain(query.clone()).await?;
         if explanation.generation == state.generation || attempt == ATTEMPTS {
             break (state, query, explanation);
@@ -62,135 +54,27 @@ async fn running(
     if !explanation.egress.is_empty() {
         let target = explanation.backend.as_deref().and_then(|backend| backend.parse().ok());
         let target = target.unwrap_or(SocketAddr::new(query.dst, query.dst_port));
-        let packet =
-            Packet { src: query.src, src_port: query.src_port, dst: target.ip(), dst_port: target.port(), protocol };
+        let packet = Packet {
+            src: query.src,
+            src_port: query.src_port,
+            dst: target.ip(),
+            dst_port: target.port(),
+            protocol,
+        };
         let story = analysis::explain(&state.intent, &PolicyTable::compile(&state.intent)?, &packet);
         if state.generation != explanation.generation {
-            let _ = writeln!(human, "the state has changed meanwhile; policies of generation {}:", state.generation);
+            let _ = writeln!(
+                human,
+                "the state has changed meanwhile; policies of generation {}:",
+                state.generation
+            );
         }
         human += &story_text(&story);
-        value["policy"] = json!({"generation": state.generation, "source": story.source, "destination": story.destination});
+        value["policy"] =
+            json!({"generation": state.generation, "source": story.source, "destination": story.destination});
     }
     let negative = explanation.verdict != "forward";
     Ok(Answer::new(&value, human)?.negative_if(negative))
-}
-
-/// Judges by a folder of manifests.
-fn offline(
-    folder: &Path,
-    node: Option<&str>,
-    source: &End,
-    destination: &End,
-    protocol: u8,
-) -> Result<Answer, Fault> {
-    let (intent, _) = prepare(folder, node.unwrap_or_default(), &IntentOptions::default())?;
-    let (src, dst) = addresses(&intent, source, destination)?;
-    let asked = SocketAddr::new(dst, destination.port);
-    let mut human = format!("{} {} > {}\n", protocol_name(protocol), socket(src, source.port), socket(dst, asked.port()));
-    let (policy, choice) = match node {
-        Some(_) => {
-            let tables = Tables::compile(&intent, 1, &Capacity::default())?;
-            let query =
-                ServiceQuery { src, src_port: source.port, dst, dst_port: asked.port(), protocol };
-            let candidates = tables.services.candidates(&query);
-            let name = |service| tables.services.name(service).map(|(name, _)| name.to_string());
-            let choice = match candidates {
-                Candidates::NotAService => Choice::None,
-                Candidates::Reject { service } => Choice::Ended("reject", name(service)),
-                Candidates::Drop { service } => Choice::Ended("drop", name(service)),
-                Candidates::Forward { service, backends, .. } => {
-                    Choice::Backends(name(service), backends.iter().map(|backend| backend.address).collect())
-                }
-            };
-            (tables.policy, choice)
-        }
-        None if is_cluster_address(&intent, dst) => {
-            let problem = "is the address of a Service, which chooses by node: name one with --node";
-            return Err(Fault::usage("destination", format!("{dst} {problem}")));
-        }
-        None => (PolicyTable::compile(&intent)?.into(), Choice::None),
-    };
-    let (service, backends) = match choice {
-        Choice::Ended(verdict, service) => {
-            let name = service.clone().unwrap_or_default();
-            let _ = writeln!(human, "{verdict}: by Service {name}, before any policy is asked");
-            let value = json!({"verdict": verdict, "service": service, "backends": [], "policy": null});
-            return Ok(Answer::new(&value, human)?.negative_if(true));
-        }
-        Choice::Backends(service, backends) => (service, backends),
-        Choice::None => (None, Vec::new()),
-    };
-    let packet = |target: &SocketAddr| Packet {
-        src,
-        src_port: source.port,
-        dst: target.ip(),
-        dst_port: target.port(),
-        protocol,
-    };
-    let allowed = |target: &&SocketAddr| Verdict::of(&policy, &packet(target)).allowed;
-    let target = backends.iter().find(allowed).or(backends.first()).copied().unwrap_or(asked);
-    let story = analysis::explain(&intent, &policy, &packet(&target));
-    let verdict = if story.verdict.allowed { "allow" } else { "deny" };
-    let _ = writeln!(human, "{verdict}");
-    if let Some(service) = &service {
-        let denied = backends.len() - backends.iter().filter(allowed).count();
-        let all = count(backends.len(), "backend", "backends");
-        let _ = writeln!(human, "  Service {service}: {all}, {denied} of them denied by policy; told of {target}");
-    }
-    human += &story_text(&story);
-    let value = json!({"verdict": verdict, "service": service, "backends": backends, "policy": story});
-    Ok(Answer::new(&value, human)?.negative_if(!story.verdict.allowed))
-}
-
-/// What a Service makes of a destination.
-enum Choice {
-    None,
-    /// The end of the flow, with the Service's name.
-    Ended(&'static str, Option<String>),
-    /// The Service's name, and where it may send the flow.
-    Backends(Option<String>, Vec<SocketAddr>),
-}
-
-fn is_cluster_address(intent: &Intent, address: IpAddr) -> bool {
-    let frontends = intent.services.iter().flat_map(|service| &service.frontends);
-    frontends.into_iter().any(|frontend| frontend.address == Some(address))
-}
-
-/// What the policies of both ends say, rule by rule.
-fn story_text(story: &Story) -> String {
-    let ends = [
-        ("egress", &story.source, &story.verdict.egress),
-        ("ingress", &story.destination, &story.verdict.ingress),
-    ];
-    let mut text = String::new();
-    for (direction, end, ruling) in ends {
-        let _ = writeln!(text, "{direction} of {}: {}", end.who, ruling_text(ruling));
-        match end.exempt {
-            Some(exempt) => drop(writeln!(text, "  {exempt}")),
-            None if end.policies.is_empty() => drop(writeln!(text, "  no policy selects it for {direction}")),
-            None => {}
-        }
-        for policy in &end.policies {
-            let version = match policy.resource_version.as_str() {
-                "" => String::new(),
-                version => format!(" (resourceVersion {version})"),
-            };
-            let _ = writeln!(text, "  {}{version} selects it", policy.policy);
-            if policy.rules.is_empty() {
-                let _ = writeln!(text, "    it has no {direction} rules");
-            }
-            for rule in &policy.rules {
-                let decides = ruling.rule == format!("{} {}", policy.policy, rule.rule);
-                let said = match &rule.mismatch {
-                    Some(mismatch) => format!("no: {mismatch}"),
-                    None if decides => "matches and decides".to_owned(),
-                    None => "would match, too".to_owned(),
-                };
-                let _ = writeln!(text, "    {} {said}", rule.rule);
-            }
-        }
-    }
-    text
 }
 
 fn text(query: &ExplainQuery, explanation: &Explanation) -> String {
@@ -216,12 +100,12 @@ fn text(query: &ExplainQuery, explanation: &Explanation) -> String {
 
 /// One end as it was typed.
 #[derive(Debug, PartialEq, Eq)]
-struct End {
+pub(crate) struct End {
     /// "source" or "destination".
     which: &'static str,
     host: Host,
     /// 0 where none was typed.
-    port: u16,
+    pub(crate) port: u16,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -294,7 +178,7 @@ impl End {
 }
 
 /// The first address of the source in whose family the destination has one.
-fn addresses(intent: &Intent, source: &End, destination: &End) -> Result<(IpAddr, IpAddr), Fault> {
+pub(crate) fn addresses(intent: &Intent, source: &End, destination: &End) -> Result<(IpAddr, IpAddr), Fault> {
     let (sources, destinations) = (source.addresses(intent)?, destination.addresses(intent)?);
     let pair = sources.iter().find_map(|src| {
         let dst = destinations.iter().find(|dst| dst.is_ipv4() == src.is_ipv4())?;

@@ -2,7 +2,7 @@
 //!
 //! * `arguments`: what may be typed.
 //! * `answer`: how an answer or a fault is printed, for people and as JSON.
-//! * `running`: commands that ask penstockd. `explain`: one of them, with its five-tuples.
+//! * `running`: commands that ask penstockd. `explain`: one of them, with its five-tuples; `story`: why.
 //! * `analysis`: what a change changes, who reaches whom, what is wrong, over manifests or the running state.
 //! * `offline`: commands over manifests. `simulate`: hands them to `penstockd simulate`.
 
@@ -13,6 +13,7 @@ mod explain;
 mod offline;
 mod running;
 mod simulate;
+mod story;
 
 use std::process::ExitCode;
 
@@ -53,7 +54,9 @@ impl Cli {
                 offline::policy_check(&manifests, node.as_deref())
             }
             Command::Policy(PolicyCommand::Matrix(arguments)) => offline::policy_matrix(&arguments),
-            Command::Policy(PolicyCommand::Diff { old, new }) => analysis::diff(&connection, &old, &new).await,
+            Command::Policy(PolicyCommand::Diff { old, new }) => {
+                analysis::diff(&connection, &old, &new).await
+            }
             Command::Policy(PolicyCommand::WhoCanReach(arguments)) => {
                 analysis::who_can_reach(&connection, &arguments).await
             }

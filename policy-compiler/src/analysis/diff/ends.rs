@@ -114,11 +114,7 @@ impl Ends {
             by_class.entry(classes).or_default().push(range);
         }
         for (classes, ranges) in by_class {
-            let Some(free) =
-                ranges.iter().find_map(|range| free(*range, ipv6, |address| known.contains(address)))
-            else {
-                continue;
-            };
+            let Some(free) = free(&ranges, ipv6, |address| known.contains(address)) else { continue };
             let looks = classes.map(|class| Look { sort: Sort::Outside, class, ingress: 0, egress: 0 });
             self.ends.push(End { ipv6, looks, members: Members::Outside(ranges, free) });
         }

@@ -33,9 +33,6 @@ pub(super) struct Said {
 /// Compares lists, each pair of pairs once.
 pub(super) struct Lists<'a> {
     tables: [&'a PolicyTable; 2],
-    /// By table and list: a number, equal where the same is allowed.
-    allowed: [FastMap<ListId, u32>; 2],
-    numbers: FastMap<Vec<(u32, bool)>, u32>,
     known: FastMap<Said, Rc<[u32]>>,
     deltas: Vec<Rc<Delta>>,
     delta_numbers: FastMap<Rc<Delta>, u32>,
@@ -44,31 +41,25 @@ pub(super) struct Lists<'a> {
 impl<'a> Lists<'a> {
     /// For the old table and the new one.
     pub(super) fn new(tables: [&'a PolicyTable; 2]) -> Self {
-        Lists {
-            tables,
-            allowed: Default::default(),
-            numbers: FastMap::default(),
-            known: FastMap::default(),
-            deltas: Vec::new(),
-            delta_numbers: FastMap::default(),
-        }
+        Lists { tables, known: FastMap::default(), deltas: Vec::new(), delta_numbers: FastMap::default() }
     }
 
-    /// A number that is equal for lists, of either table, that allow the same.
-    pub(super) fn allowance(&mut self, side: usize, list: ListId) -> u32 {
-        if let Some(number) = self.allowed[side].get(&list) {
-            return *number;
-        }
-        let mut allowed = Vec::<(u32, bool)>::new();
-        for (first, decision) in self.tables[side].segments(list) {
-            if allowed.last().is_none_or(|(_, before)| *before != decision.allowed) {
-                allowed.push((first, decision.allowed));
-            }
-        }
-        let next = self.numbers.len() as u32;
-        let number = *self.numbers.entry(allowed).or_insert(next);
-        self.allowed[side].insert(list, number);
-        number
+    /// For each list of both tables, in the order of [`ListId::index`], a number that is equal where the same is allowed.
+    pub(super) fn allowances(&self) -> [Vec<u32>; 2] {
+        let mut numbers = FastMap::<Vec<(u32, bool)>, u32>::default();
+        self.tables.map(|table| {
+            let number = |list| {
+                let mut allowed = Vec::<(u32, bool)>::new();
+                for (first, decision) in table.segments(list) {
+                    if allowed.last().is_none_or(|(_, before)| *before != decision.allowed) {
+                        allowed.push((first, decision.allowed));
+                    }
+                }
+                let next = numbers.len() as u32;
+                *numbers.entry(allowed).or_insert(next)
+            };
+            table.lists().map(number).collect()
+        })
     }
 
     /// The numbers of the differences in what is said; none where the same is allowed.

@@ -1,6 +1,6 @@
 //! [`Rows`]: differences between pairs of ends, put together to few sentences.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -8,18 +8,21 @@ use super::super::addresses::{host_names, order, own_nodes};
 use super::super::{Packet, Party, Verdict, ports};
 use super::ends::{End, Ends, Members};
 use super::lists::{Lists, Said};
-use super::{Change, Difference};
+use super::{Change, Difference, Parties};
 use crate::hash::FastMap;
-use crate::intent::Intent;
+use crate::intent::{Endpoint, Intent};
 use crate::policy::PolicyTable;
 
 /// Collects the differences.
 pub(super) struct Rows<'a> {
     sides: [(&'a Intent, &'a PolicyTable); 2],
     ends: &'a Ends,
-    parties: Parties<'a>,
+    names: Names<'a>,
     /// The party of each end.
     party_of: Vec<u32>,
+    groups: Groups,
+    /// Whether an endpoint has two addresses of one family.
+    crowded: bool,
     drafts: Vec<Draft>,
 }
 
@@ -28,13 +31,26 @@ struct Draft {
     delta: u32,
     own_node: bool,
     ipv6: bool,
-    from: Rc<[u32]>,
+    from: Group,
     to: Vec<u32>,
     witness: (IpAddr, IpAddr),
 }
 
+/// Parties by number, sorted; where it is true, every pod and node of the family but those.
+type Group = (bool, Rc<[u32]>);
+
+/// Makes groups small, and equal ones one.
+struct Groups {
+    /// All pods and nodes, of IPv4 and of IPv6.
+    known: [Rc<[u32]>; 2],
+    sets: HashSet<Rc<[u32]>>,
+}
+
+/// Most parties that are listed where those left out are fewer.
+const LISTED: usize = 6;
+
 /// Parties by number; equal ones are one.
-struct Parties<'a> {
+struct Names<'a> {
     new: &'a Intent,
     nodes: HashMap<IpAddr, String>,
     parties: Vec<Party>,
@@ -68,9 +84,15 @@ struct Numbers {
 impl<'a> Rows<'a> {
     /// Without any yet.
     pub(super) fn new(sides: [(&'a Intent, &'a PolicyTable); 2], ends: &'a Ends) -> Self {
-        let mut parties = Parties::new(sides[1].0);
-        let party_of = ends.ends.iter().map(|end| parties.of_end(end)).collect();
-        Rows { sides, ends, parties, party_of, drafts: Vec::new() }
+        let mut names = Names::new(sides[1].0);
+        let party_of: Vec<u32> = ends.ends.iter().map(|end| names.of_end(end)).collect();
+        let known = |ipv6: bool| {
+            let known =
+                ends.ends.iter().zip(&party_of).filter(|(end, _)| end.ipv6 == ipv6 && !end.is_outside());
+            sorted(known.map(|(_, party)| *party).collect())
+        };
+        let groups = Groups { known: [known(false), known(true)], sets: HashSet::new() };
+        Rows { sides, ends, names, party_of, groups, crowded: is_crowded(sides), drafts: Vec::new() }
     }
 
     /// Compares all pairs of ends, apart from pods with their own nodes and themselves.
@@ -83,8 +105,9 @@ impl<'a> Rows<'a> {
         });
         let numbers: Vec<Numbers> = numbers.collect();
         let tables = self.sides.map(|(_, table)| table);
-        let into = Changed::of(tables, &ingress.pairs, &classes.pairs, lists);
-        let out_of = Changed::of(tables, &egress.pairs, &classes.pairs, lists);
+        let allowances = lists.allowances();
+        let into = Changed::of(tables, &ingress.pairs, &classes.pairs, &allowances);
+        let out_of = Changed::of(tables, &egress.pairs, &classes.pairs, &allowances);
         for (to, of_to) in numbers.iter().enumerate() {
             if !into.has_row(of_to.ingress) && !bit(&out_of.any, of_to.class) {
                 continue;
@@ -115,12 +138,19 @@ impl<'a> Rows<'a> {
         }
         let said = said(self.sides.map(|(_, table)| table), src, dst, [false; 2]);
         let deltas = lists.compare(said);
-        if deltas.is_empty() || self.witness(from, to).is_none() {
+        if deltas.is_empty() || self.may_be_exempt(from, to) && self.witness(from, to).is_none() {
             return;
         }
         for delta in deltas.iter() {
             sources.entry((*delta, src.is_outside())).or_default().push(from as u32);
         }
+    }
+
+    /// Whether no pair of addresses may be left without those that are exempt.
+    fn may_be_exempt(&self, from: usize, to: usize) -> bool {
+        let host =
+            |end: usize| self.ends.ends.get(end).is_some_and(|end| matches!(end.members, Members::Hosts(_)));
+        self.crowded || from == to || host(from) || host(to)
     }
 
     /// Addresses of both ends that no table exempts from isolation.
@@ -140,7 +170,7 @@ impl<'a> Rows<'a> {
             let first = from.first().and_then(|first| self.witness(*first as usize, to));
             let Some(witness) = first else { continue };
             let from = from.iter().filter_map(|end| self.party_of.get(*end as usize).copied());
-            let from = sorted(from.collect());
+            let from = self.groups.group(from.collect(), ipv6);
             self.drafts.push(Draft { delta, own_node: false, ipv6, from, to: vec![party], witness });
         }
     }
@@ -164,8 +194,8 @@ impl<'a> Rows<'a> {
         }
         for ((_, outward, delta, end), pairs) in found {
             let Some((pod, host)) = pairs.first().copied() else { continue };
-            let pods = self.parties.some_of(self.ends.ends.get(end as usize), &pairs);
-            let node = self.parties.host(host);
+            let pods = self.names.some_of(self.ends.ends.get(end as usize), &pairs);
+            let node = self.names.host(host);
             let (from, to) = if outward { (pods, node) } else { (node, pods) };
             let witness = if outward { (pod, host) } else { (host, pod) };
             let ipv6 = host.is_ipv6();
@@ -173,7 +203,7 @@ impl<'a> Rows<'a> {
                 delta,
                 own_node: true,
                 ipv6,
-                from: Rc::new([from]),
+                from: (false, Rc::new([from])),
                 to: vec![to],
                 witness,
             });
@@ -192,29 +222,29 @@ impl<'a> Rows<'a> {
 
     /// The differences in words: those from the same to several become one, then those of both families.
     pub(super) fn finish(self, lists: &Lists<'_>) -> Vec<Difference> {
-        let Rows { sides, parties, drafts, .. } = self;
-        let mut same_from = BTreeMap::<(u32, bool, bool, Rc<[u32]>), (Vec<u32>, (IpAddr, IpAddr))>::new();
+        let Rows { sides, names, drafts, mut groups, .. } = self;
+        let mut same_from = BTreeMap::<(u32, bool, bool, Group), (Vec<u32>, (IpAddr, IpAddr))>::new();
         for Draft { delta, own_node, ipv6, from, to, witness } in drafts {
-            // Only pods on one node have that node.
             let key = (delta, own_node, ipv6, from);
             same_from.entry(key).or_insert_with(|| (Vec::new(), witness)).0.extend(to);
         }
-        let mut rows = BTreeMap::<(u32, bool, Rc<[u32]>, Rc<[u32]>), (Vec<u8>, (IpAddr, IpAddr))>::new();
+        let mut rows = BTreeMap::<(u32, bool, Group, Group), (Vec<u8>, (IpAddr, IpAddr))>::new();
         for ((delta, own_node, ipv6, from), (to, witness)) in same_from {
-            let key = (delta, own_node, from, sorted(to));
+            let to = if own_node { (false, sorted(to)) } else { groups.group(to, ipv6) };
+            let key = (delta, own_node, from, to);
             let family = if ipv6 { 6 } else { 4 };
             rows.entry(key).or_insert_with(|| (Vec::new(), witness)).0.push(family);
         }
         let rows = rows.into_iter().filter_map(|((delta, own_node, from, to), (families, (src, dst)))| {
             let delta = lists.delta(delta)?;
-            let (protocol, port) = ports::packet_of(delta.keys.first()?.0, src.is_ipv6());
+            let (protocol, port) = ports::packet_of(ports::example(&delta.keys)?, src.is_ipv6());
             let witness = Packet::new(src, dst, protocol, port);
             let [old, new] = sides.map(|(_, table)| Verdict::of(table, &witness));
             Some(Difference {
                 change: delta.change,
                 families,
-                from: parties.named(&from),
-                to: parties.named(&to),
+                from: names.named(&from),
+                to: names.named(&to),
                 ports: delta.keys.iter().flat_map(|(first, last)| ports::ranges(*first, *last)).collect(),
                 own_node,
                 witness,
@@ -238,15 +268,46 @@ fn said(tables: [&PolicyTable; 2], src: &End, dst: &End, exempt: [bool; 2]) -> S
     Said { lists, exempt }
 }
 
+/// Whether an endpoint of either state has two addresses of one family: then one of them may be the other's own.
+fn is_crowded(sides: [(&Intent, &PolicyTable); 2]) -> bool {
+    let crowded = |endpoint: &Endpoint| {
+        [true, false]
+            .into_iter()
+            .any(|v4| endpoint.addresses.iter().filter(|a| a.is_ipv4() == v4).count() > 1)
+    };
+    sides.iter().any(|(intent, _)| intent.endpoints.iter().any(crowded))
+}
+
+impl Groups {
+    /// The parties of these numbers, of one family.
+    fn group(&mut self, numbers: Vec<u32>, ipv6: bool) -> Group {
+        let numbers = sorted(numbers);
+        let known = &self.known[usize::from(ipv6)];
+        let all_known = numbers.iter().all(|number| known.binary_search(number).is_ok());
+        let (all_but, set) = if all_known && numbers.len() > LISTED && numbers.len() * 2 > known.len() {
+            let others = known.iter().filter(|number| numbers.binary_search(number).is_err());
+            (true, others.copied().collect())
+        } else {
+            (false, numbers)
+        };
+        let known = self.sets.get(&set).cloned();
+        let set = known.unwrap_or_else(|| {
+            self.sets.insert(Rc::clone(&set));
+            set
+        });
+        (all_but, set)
+    }
+}
+
 fn sorted(mut numbers: Vec<u32>) -> Rc<[u32]> {
     numbers.sort_unstable();
     numbers.dedup();
     numbers.into()
 }
 
-impl<'a> Parties<'a> {
+impl<'a> Names<'a> {
     fn new(new: &'a Intent) -> Self {
-        Parties {
+        Names {
             new,
             nodes: host_names(new),
             parties: Vec::new(),
@@ -311,11 +372,11 @@ impl<'a> Parties<'a> {
         self.parties.len() as u32 - 1
     }
 
-    fn named(&self, numbers: &[u32]) -> Vec<Party> {
+    fn named(&self, (all_but, numbers): &Group) -> Parties {
         let mut parties: Vec<Party> =
             numbers.iter().filter_map(|number| self.parties.get(*number as usize).cloned()).collect();
         parties.sort();
-        parties
+        Parties { all_but: *all_but, parties }
     }
 }
 
@@ -335,7 +396,7 @@ impl Changed {
         tables: [&PolicyTable; 2],
         subjects: &[[u32; 2]],
         classes: &[[u32; 2]],
-        lists: &mut Lists<'_>,
+        allowances: &[Vec<u32>; 2],
     ) -> Self {
         let words = classes.len().div_ceil(64);
         let mut changed = Changed { rows: Vec::with_capacity(subjects.len()), any: vec![0; words] };
@@ -343,8 +404,10 @@ impl Changed {
             let mut row = None;
             if *subject != [0, 0] {
                 for (position, class) in classes.iter().enumerate() {
-                    let [old, new] = [0, 1].map(|side: usize| tables[side].list(subject[side], class[side]));
-                    if lists.allowance(0, old) != lists.allowance(1, new) {
+                    let [old, new] = [0, 1].map(|side: usize| {
+                        allowances[side].get(tables[side].list(subject[side], class[side]).index())
+                    });
+                    if old != new {
                         let bits: &mut Vec<u64> = row.get_or_insert_with(|| vec![0; words]);
                         set(bits, position);
                         set(&mut changed.any, position);

@@ -188,7 +188,7 @@ fn np008_nearly_labels() {
     );
     // It would not select what else is asked for.
     check(&select("{matchLabels: {app: databse, tier: web}}"), &[nothing]);
-    check(&select("{matchLabels: {tear: api}}"), &[nothing]);
+    check(&select("{matchLabels: {teir: api}}"), &[nothing]);
     // A series is no mistake.
     check(&select("{matchLabels: {version: v2}}"), &[nothing]);
     let values = "spec.podSelector.matchExpressions[0].values[1]";
