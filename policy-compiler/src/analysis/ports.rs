@@ -113,16 +113,16 @@ mod tests {
 
     #[test]
     fn examples_avoid_port_0() {
-        let rows: [(&[(u32, u32)], Option<u32>); 6] = [
-            (&[], None),
-            (&[(0, 5)], Some(1)),
-            (&[(0, 0)], Some(0)),
-            (&[(0, 0), (80, 90)], Some(80)),
-            (&[(0x1_0000, 0x1_0000), (OTHER_PROTOCOLS, OTHER_PROTOCOLS)], Some(OTHER_PROTOCOLS)),
-            (&[(80, 0x1_0000)], Some(80)),
+        let rows = [
+            (vec![], None),
+            (vec![(0, 5)], Some(1)),
+            (vec![(0, 0)], Some(0)),
+            (vec![(0, 0), (80, 90)], Some(80)),
+            (vec![(0x1_0000, 0x1_0000), (OTHER_PROTOCOLS, OTHER_PROTOCOLS)], Some(OTHER_PROTOCOLS)),
+            (vec![(80, 0x1_0000)], Some(80)),
         ];
         for (ranges, expected) in rows {
-            assert_eq!(example(ranges), expected, "{ranges:?}");
+            assert_eq!(example(&ranges), expected, "{ranges:?}");
         }
     }
 

@@ -69,7 +69,7 @@ fn spec(space: usize, app: usize) -> serde_json::Value {
         json!({"from": [pods(app + 1), pods(app + 2)], "ports": [{"port": "http"}]}),
         json!({"from": [monitors], "ports": [{"port": 9090}]}),
     ];
-    if app % 3 == 0 {
+    if app.is_multiple_of(3) {
         let block = json!({"cidr": format!("203.{}.0.0/16", space % 200), "except": [format!("203.{}.{app}.0/24", space % 200)]});
         ingress.push(json!({"from": [{"ipBlock": block}], "ports": [{"port": 443}]}));
     }
