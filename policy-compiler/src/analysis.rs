@@ -75,8 +75,8 @@ impl fmt::Display for Packet {
 pub struct Ruling {
     /// Whether it lets the flow pass.
     pub allowed: bool,
-    /// `NetworkPolicy ns/name ingress[0]`, `default-allow` (nothing isolates that end from its peer) or `no-rule`
-    /// (policies isolate it, and no rule of theirs matches).
+    /// `NetworkPolicy ns/name ingress[0]`, `default-allow` (no rule decides and nothing isolates that end from its peer) or
+    /// `no-rule` (policies isolate it, and no rule of theirs matches).
     pub rule: String,
     /// The resourceVersion of the rule's object; empty where there is none, or it came from a file.
     pub resource_version: String,
@@ -94,8 +94,7 @@ impl Ruling {
             isolated_by: Vec::new(),
         };
         if let Some(origin) = policy.origin(decision.rule) {
-            let direction = if origin.ingress { "ingress" } else { "egress" };
-            ruling.rule = format!("{} {} {direction}[{}]", origin.kind, origin.policy, origin.index);
+            ruling.rule = origin.to_string();
             ruling.resource_version.clone_from(&origin.resource_version);
         } else if decision.rule == RuleId::NO_RULE {
             ruling.rule = "no-rule".to_owned();

@@ -247,7 +247,7 @@ ingress of pod shop/db-0 (10.244.2.31, app=db): denied by no-rule of NetworkPoli
             1,
             "ingress[1] no: port: tcp 80; the rule is about tcp \"metrics\" (9187 of the destination)",
         ),
-        ("172.30.0.2", "shop/db-0:80", "tcp", 0, "policy keeps no pod from its own node"),
+        ("172.30.0.2", "shop/db-0:80", "tcp", 0, "no NetworkPolicy isolates a pod from its own node"),
         ("198.51.100.1", "shop/db-0:5432", "tcp", 1, "peer: 198.51.100.1; the rule"),
         (
             "shop/db-0",

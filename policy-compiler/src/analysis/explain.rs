@@ -8,7 +8,10 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::{Packet, Verdict, ports};
-use crate::intent::{Endpoint, Identity, Intent, IpBlock, Peers, Policy, PortMatch, PortSelector, Rule};
+use crate::intent::{
+    Action, Endpoint, Identity, Intent, IpBlock, Peers, Policy, PolicyKind, PortMatch, PortSelector, Rule,
+    Tier,
+};
 use crate::policy::PolicyTable;
 
 /// Most classes, blocks or ports that are named of a rule.
@@ -32,13 +35,13 @@ pub struct Explanation {
 pub struct End {
     /// The pod, the node, or the address alone, with the labels that policies look at.
     pub who: String,
-    /// Why its policies are not asked, where they are not.
+    /// Why NetworkPolicies do not isolate it from the other end, where they do not.
     pub exempt: Option<Exempt>,
-    /// The policies that isolate it in this direction, in the order in which they are asked.
+    /// The policies that are asked of it in this direction, in the order in which they are.
     pub policies: Vec<Selected>,
 }
 
-/// Why no policy holds for an end.
+/// Why an end is not isolated from the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Exempt {
@@ -57,6 +60,8 @@ pub enum Exempt {
 pub struct Selected {
     /// `NetworkPolicy ns/name`.
     pub policy: String,
+    /// When it is asked.
+    pub tier: Tier,
     /// The object's resourceVersion; empty where it came from a file.
     pub resource_version: String,
     /// Its rules in their order.
@@ -66,8 +71,10 @@ pub struct Selected {
 /// A rule, asked of a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Asked {
-    /// `ingress[0]`, the index in the object's list.
+    /// `ingress[0]`, the index in the object's list, with the rule's name where it has one.
     pub rule: String,
+    /// What it does with what it matches.
+    pub action: Action,
     /// What does not match first; `None`: all of it matches.
     pub mismatch: Option<Mismatch>,
 }
@@ -109,8 +116,8 @@ impl fmt::Display for Mismatch {
 impl fmt::Display for Exempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Exempt::Itself => "policy keeps no pod from itself",
-            Exempt::OwnNode => "policy keeps no pod from its own node",
+            Exempt::Itself => "no policy keeps a pod from itself",
+            Exempt::OwnNode => "no NetworkPolicy isolates a pod from its own node",
             Exempt::Host => "a node, and what shares its network, is selected by no policy",
             Exempt::Outside => "outside of the cluster: no policy selects it",
         })
@@ -138,12 +145,18 @@ impl<'a> Known<'a> {
     fn end(&self, address: IpAddr, peer: IpAddr, ingress: bool) -> End {
         let exempt = self.exempt(address, peer);
         let endpoint = self.endpoint(address);
-        let selecting = endpoint.filter(|_| exempt.is_none()).into_iter();
-        let policies = selecting.flat_map(|endpoint| self.selecting(endpoint, ingress));
+        let asked = |policy: &&Policy| match exempt {
+            None => true,
+            Some(Exempt::OwnNode) => policy.kind() != PolicyKind::NetworkPolicy,
+            Some(Exempt::Itself | Exempt::Host | Exempt::Outside) => false,
+        };
+        let selecting = endpoint.into_iter().flat_map(|endpoint| self.selecting(endpoint, ingress));
+        let policies = selecting.filter(asked);
         let selected = |policy: &'a Policy| {
             let rules = rules(policy, ingress).into_iter().flatten();
             Selected {
-                policy: format!("{} {}", policy.kind, policy.name),
+                policy: format!("{} {}", policy.kind(), policy.name),
+                tier: policy.tier,
                 resource_version: policy.resource_version.clone(),
                 rules: rules.map(|rule| self.asked(rule, peer, ingress)).collect(),
             }
@@ -164,20 +177,21 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// The policies that isolate the endpoint, in the order in which they are asked.
+    /// The policies that select the endpoint, in the order in which they are asked.
     fn selecting(&self, endpoint: &Endpoint, ingress: bool) -> Vec<&'a Policy> {
         let selects = |policy: &&Policy| {
             rules(policy, ingress).is_some() && policy.subjects.binary_search(&endpoint.identity).is_ok()
         };
         let mut policies: Vec<&Policy> = self.intent.policies.iter().filter(selects).collect();
-        policies.sort_by_key(|policy| (policy.kind, &policy.name));
+        policies.sort_by_key(|policy| (policy.tier, &policy.name));
         policies
     }
 
     fn asked(&self, rule: &Rule, peer: IpAddr, ingress: bool) -> Asked {
         let direction = if ingress { "ingress" } else { "egress" };
         let mismatch = self.peer_mismatch(rule, peer).or_else(|| self.port_mismatch(rule));
-        Asked { rule: format!("{direction}[{}]", rule.index), mismatch }
+        let name = if rule.name.is_empty() { String::new() } else { format!(" ({})", rule.name) };
+        Asked { rule: format!("{direction}[{}]{name}", rule.index), action: rule.action, mismatch }
     }
 
     fn peer_mismatch(&self, rule: &Rule, peer: IpAddr) -> Option<Mismatch> {

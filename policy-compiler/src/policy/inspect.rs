@@ -100,7 +100,7 @@ impl PolicyTable {
     }
 
     /// What becomes of a decision about a pair that is exempt.
-    pub(crate) fn exempted(_: Decision) -> Decision {
-        Decision::DEFAULT_ALLOW
+    pub(crate) fn exempted(decision: Decision) -> Decision {
+        decision.unisolated()
     }
 }

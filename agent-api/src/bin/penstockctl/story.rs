@@ -7,7 +7,7 @@ use std::path::Path;
 use agent_api::tools::agent::prepare;
 use policy_compiler::analysis::explain::{self, Explanation as Story};
 use policy_compiler::analysis::{Packet, Verdict};
-use policy_compiler::intent::Intent;
+use policy_compiler::intent::{Action, Intent, Tier};
 use policy_compiler::objects::IntentOptions;
 use policy_compiler::policy::PolicyTable;
 use policy_compiler::service::{Candidates, ServiceId, ServiceQuery};
@@ -135,7 +135,12 @@ pub(crate) fn story_text(story: &Story) -> String {
                 "" => String::new(),
                 version => format!(" (resourceVersion {version})"),
             };
-            let _ = writeln!(text, "  {}{version} selects it", policy.policy);
+            let tier = match policy.tier {
+                Tier::Admin(priority) => format!(" (Admin tier, priority {priority})"),
+                Tier::NetworkPolicy => String::new(),
+                Tier::Baseline(priority) => format!(" (Baseline tier, priority {priority})"),
+            };
+            let _ = writeln!(text, "  {}{tier}{version} selects it", policy.policy);
             if policy.rules.is_empty() {
                 let _ = writeln!(text, "    it has no {direction} rules");
             }
@@ -144,9 +149,14 @@ pub(crate) fn story_text(story: &Story) -> String {
                 let said = match &rule.mismatch {
                     Some(mismatch) => format!("no: {mismatch}"),
                     None if decides => "matches and decides".to_owned(),
+                    None if rule.action == Action::Pass => "matches: not for this tier to decide".to_owned(),
                     None => "would match, too".to_owned(),
                 };
-                let _ = writeln!(text, "    {} {said}", rule.rule);
+                let action = match policy.tier {
+                    Tier::NetworkPolicy => String::new(),
+                    _ => format!("{} ", rule.action),
+                };
+                let _ = writeln!(text, "    {action}{} {said}", rule.rule);
             }
         }
     }
