@@ -34,6 +34,8 @@ pub(super) struct Said {
 pub(super) struct Lists<'a> {
     tables: [&'a PolicyTable; 2],
     known: FastMap<Said, Rc<[u32]>>,
+    /// What was asked for last: neighbours are often told the same.
+    last: Option<(Said, Rc<[u32]>)>,
     deltas: Vec<Rc<Delta>>,
     delta_numbers: FastMap<Rc<Delta>, u32>,
 }
@@ -64,11 +66,21 @@ impl<'a> Lists<'a> {
 
     /// The numbers of the differences in what is said; none where the same is allowed.
     pub(super) fn compare(&mut self, said: Said) -> Rc<[u32]> {
-        if let Some(known) = self.known.get(&said) {
-            return Rc::clone(known);
+        if let Some((last, numbers)) = &self.last
+            && *last == said
+        {
+            return Rc::clone(numbers);
         }
-        let numbers: Rc<[u32]> = differences(self.tables, said).map(|delta| self.number(delta)).collect();
-        self.known.insert(said, Rc::clone(&numbers));
+        let numbers = match self.known.get(&said) {
+            Some(known) => Rc::clone(known),
+            None => {
+                let numbers: Rc<[u32]> =
+                    differences(self.tables, said).map(|delta| self.number(delta)).collect();
+                self.known.insert(said, Rc::clone(&numbers));
+                numbers
+            }
+        };
+        self.last = Some((said, Rc::clone(&numbers)));
         numbers
     }
 

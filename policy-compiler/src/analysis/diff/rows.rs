@@ -66,6 +66,19 @@ struct Changed {
     any: Vec<u64>,
 }
 
+/// The ends from which flows to one end differ, by difference and by whether they are outside: a handful of lists.
+#[derive(Default)]
+struct Sources(Vec<((u32, bool), Vec<u32>)>);
+
+impl Sources {
+    fn add(&mut self, key: (u32, bool), end: u32) {
+        match self.0.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, ends)) => ends.push(end),
+            None => self.0.push((key, vec![end])),
+        }
+    }
+}
+
 /// Numbers for pairs of numbers, the old table's and the new one's.
 #[derive(Default)]
 struct Pairs {
@@ -112,7 +125,7 @@ impl<'a> Rows<'a> {
             if !into.has_row(of_to.ingress) && !bit(&out_of.any, of_to.class) {
                 continue;
             }
-            let mut sources = BTreeMap::<(u32, bool), Vec<u32>>::new();
+            let mut sources = Sources::default();
             for (from, of_from) in numbers.iter().enumerate() {
                 let differs =
                     into.get(of_to.ingress, of_from.class) || out_of.get(of_from.egress, of_to.class);
@@ -125,13 +138,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Compares one pair of ends.
-    fn pair(
-        &self,
-        from: usize,
-        to: usize,
-        lists: &mut Lists<'_>,
-        sources: &mut BTreeMap<(u32, bool), Vec<u32>>,
-    ) {
+    fn pair(&self, from: usize, to: usize, lists: &mut Lists<'_>, sources: &mut Sources) {
         let (Some(src), Some(dst)) = (self.ends.ends.get(from), self.ends.ends.get(to)) else { return };
         if src.ipv6 != dst.ipv6 {
             return;
@@ -142,7 +149,7 @@ impl<'a> Rows<'a> {
             return;
         }
         for delta in deltas.iter() {
-            sources.entry((*delta, src.is_outside())).or_default().push(from as u32);
+            sources.add((*delta, src.is_outside()), from as u32);
         }
     }
 
@@ -163,7 +170,7 @@ impl<'a> Rows<'a> {
         })
     }
 
-    fn draft(&mut self, to: usize, sources: BTreeMap<(u32, bool), Vec<u32>>) {
+    fn draft(&mut self, to: usize, Sources(sources): Sources) {
         let Some(ipv6) = self.ends.ends.get(to).map(|end| end.ipv6) else { return };
         let Some(party) = self.party_of.get(to).copied() else { return };
         for ((delta, _), from) in sources {
@@ -283,13 +290,9 @@ impl Groups {
     fn group(&mut self, numbers: Vec<u32>, ipv6: bool) -> Group {
         let numbers = sorted(numbers);
         let known = &self.known[usize::from(ipv6)];
-        let all_known = numbers.iter().all(|number| known.binary_search(number).is_ok());
-        let (all_but, set) = if all_known && numbers.len() > LISTED && numbers.len() * 2 > known.len() {
-            let others = known.iter().filter(|number| numbers.binary_search(number).is_err());
-            (true, others.copied().collect())
-        } else {
-            (false, numbers)
-        };
+        let most = numbers.len() > LISTED && numbers.len() * 2 > known.len();
+        let others = if most { others(known, &numbers) } else { None };
+        let (all_but, set) = others.map_or((false, numbers), |others| (true, others.into()));
         let known = self.sets.get(&set).cloned();
         let set = known.unwrap_or_else(|| {
             self.sets.insert(Rc::clone(&set));
@@ -297,6 +300,18 @@ impl Groups {
         });
         (all_but, set)
     }
+}
+
+/// Those of `known` that are not among `numbers`, both sorted; `None` where a number is not known.
+fn others(known: &[u32], numbers: &[u32]) -> Option<Vec<u32>> {
+    let mut others = Vec::new();
+    let mut numbers = numbers.iter().peekable();
+    for candidate in known {
+        if numbers.next_if_eq(&candidate).is_none() {
+            others.push(*candidate);
+        }
+    }
+    numbers.next().is_none().then_some(others)
 }
 
 fn sorted(mut numbers: Vec<u32>) -> Rc<[u32]> {
