@@ -136,6 +136,12 @@ impl Verdict {
         Self::new(policy, judgement, packet)
     }
 
+    /// The same of a packet whose destination a Service has chosen.
+    pub fn of_translated(policy: &PolicyTable, packet: &Packet) -> Self {
+        let judgement = policy.judge_translated(packet.src, packet.dst, packet.protocol, packet.dst_port);
+        Self::new(policy, judgement, packet)
+    }
+
     fn new(policy: &PolicyTable, judgement: Judgement, packet: &Packet) -> Self {
         Verdict {
             allowed: judgement.allowed(),

@@ -47,6 +47,8 @@ pub struct End {
 pub enum Exempt {
     /// The other end is the same endpoint.
     Itself,
+    /// A Service sends it back to the endpoint that it is from.
+    Hairpin,
     /// The other end is its node, or the node's pod.
     OwnNode,
     /// It is a node or a hostNetwork pod: policies select pods.
@@ -117,6 +119,7 @@ impl fmt::Display for Exempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Exempt::Itself => "no policy keeps a pod from itself",
+            Exempt::Hairpin => "a Service sends it back: no NetworkPolicy isolates a pod from itself",
             Exempt::OwnNode => "no NetworkPolicy isolates a pod from its own node",
             Exempt::Host => "a node, and what shares its network, is selected by no policy",
             Exempt::Outside => "outside of the cluster: no policy selects it",
@@ -124,12 +127,14 @@ impl fmt::Display for Exempt {
     }
 }
 
-/// Explains what `policy`, compiled from `intent`, says of `packet`.
-pub fn explain(intent: &Intent, policy: &PolicyTable, packet: &Packet) -> Explanation {
-    let known = Known { intent, policy, packet };
+/// Explains what `policy`, compiled from `intent`, says of `packet`, whose destination a Service has chosen where `translated`.
+pub fn explain(intent: &Intent, policy: &PolicyTable, packet: &Packet, translated: bool) -> Explanation {
+    let known = Known { intent, policy, packet, translated };
+    let verdict =
+        if translated { Verdict::of_translated(policy, packet) } else { Verdict::of(policy, packet) };
     Explanation {
         packet: *packet,
-        verdict: Verdict::of(policy, packet),
+        verdict,
         source: known.end(packet.src, packet.dst, false),
         destination: known.end(packet.dst, packet.src, true),
     }
@@ -139,6 +144,7 @@ struct Known<'a> {
     intent: &'a Intent,
     policy: &'a PolicyTable,
     packet: &'a Packet,
+    translated: bool,
 }
 
 impl<'a> Known<'a> {
@@ -147,7 +153,7 @@ impl<'a> Known<'a> {
         let endpoint = self.endpoint(address);
         let asked = |policy: &&Policy| match exempt {
             None => true,
-            Some(Exempt::OwnNode) => policy.kind() != PolicyKind::NetworkPolicy,
+            Some(Exempt::OwnNode | Exempt::Hairpin) => policy.kind() != PolicyKind::NetworkPolicy,
             Some(Exempt::Itself | Exempt::Host | Exempt::Outside) => false,
         };
         let selecting = endpoint.into_iter().flat_map(|endpoint| self.selecting(endpoint, ingress));
@@ -166,11 +172,10 @@ impl<'a> Known<'a> {
 
     fn exempt(&self, address: IpAddr, peer: IpAddr) -> Option<Exempt> {
         match self.endpoint(address) {
-            Some(_) if address == peer => Some(Exempt::Itself),
-            Some(endpoint) if self.policy.is_exempt(address, peer) => {
-                let same = endpoint.addresses.contains(&peer);
-                Some(if same { Exempt::Itself } else { Exempt::OwnNode })
+            Some(endpoint) if endpoint.addresses.contains(&peer) => {
+                Some(if self.translated { Exempt::Hairpin } else { Exempt::Itself })
             }
+            Some(_) if self.policy.is_exempt(address, peer) => Some(Exempt::OwnNode),
             Some(_) => None,
             None if self.host(address).is_some() => Some(Exempt::Host),
             None => Some(Exempt::Outside),

@@ -197,9 +197,11 @@ proptest! {
             }
             for (protocol, port) in [(6, 80), (6, 443), (17, 53), (132, 9), (1, 0)] {
                 let packet = Packet::new(src, dst, protocol, port);
-                let told = explain(&intent, &table, &packet);
-                for (end, ruling) in [(&told.source, &told.verdict.egress), (&told.destination, &told.verdict.ingress)] {
-                    prop_assert_eq!((ruling.allowed, ruling.rule.clone()), read_off(end), "{:?}", told);
+                for translated in [false, true] {
+                    let told = explain(&intent, &table, &packet, translated);
+                    for (end, ruling) in [(&told.source, &told.verdict.egress), (&told.destination, &told.verdict.ingress)] {
+                        prop_assert_eq!((ruling.allowed, ruling.rule.clone()), read_off(end), "{:?}", told);
+                    }
                 }
             }
         }

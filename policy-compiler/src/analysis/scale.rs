@@ -150,7 +150,7 @@ fn analyse(namespaces: usize, say: impl Fn(&str, Instant)) {
 
     let begun = Instant::now();
     let packet = Packet::new("10.0.0.1".parse().unwrap(), reach.addresses[0], 6, 8080);
-    let told = explain(&old.0, &old.1, &packet);
+    let told = explain(&old.0, &old.1, &packet, false);
     say("explain", begun);
     assert_eq!(told.destination.policies.len(), 2);
 

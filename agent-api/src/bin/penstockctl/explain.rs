@@ -61,7 +61,12 @@ async fn running(
             dst_port: target.port(),
             protocol,
         };
-        let story = analysis::explain(&state.intent, &PolicyTable::compile(&state.intent)?, &packet);
+        let story = analysis::explain(
+            &state.intent,
+            &PolicyTable::compile(&state.intent)?,
+            &packet,
+            explanation.backend.is_some(),
+        );
         if state.generation != explanation.generation {
             let _ = writeln!(
                 human,

@@ -92,10 +92,10 @@ fn told(
         }
     };
     let packet = |target: &SocketAddr| Packet { dst: target.ip(), dst_port: target.port(), ..*asked };
-    let allowed = |target: &&SocketAddr| Verdict::of(policy, &packet(target)).allowed;
+    let allowed = |target: &&SocketAddr| Verdict::of_translated(policy, &packet(target)).allowed;
     let target = backends.iter().find(allowed).or(backends.first()).copied();
     let target = target.unwrap_or(SocketAddr::new(asked.dst, asked.dst_port));
-    let story = explain::explain(intent, policy, &packet(&target));
+    let story = explain::explain(intent, policy, &packet(&target), service.is_some());
     let verdict = if story.verdict.allowed { "allow" } else { "deny" };
     let _ = writeln!(human, "{verdict}");
     if let Some(service) = &service {

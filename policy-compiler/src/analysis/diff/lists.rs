@@ -43,7 +43,13 @@ pub(super) struct Lists<'a> {
 impl<'a> Lists<'a> {
     /// For the old table and the new one.
     pub(super) fn new(tables: [&'a PolicyTable; 2]) -> Self {
-        Lists { tables, known: FastMap::default(), deltas: Vec::new(), delta_numbers: FastMap::default() }
+        Lists {
+            tables,
+            known: FastMap::default(),
+            last: None,
+            deltas: Vec::new(),
+            delta_numbers: FastMap::default(),
+        }
     }
 
     /// For each list of both tables, in the order of [`ListId::index`], a number that is equal where the same is allowed.
