@@ -9,8 +9,7 @@ use serde::Serialize;
 
 use super::{Packet, Verdict, ports};
 use crate::intent::{
-    Action, Endpoint, Identity, Intent, IpBlock, Peers, Policy, PolicyKind, PortMatch, PortSelector, Rule,
-    Tier,
+    Action, Endpoint, Identity, Intent, IpBlock, Peers, Policy, PortMatch, PortSelector, Rule, Tier,
 };
 use crate::policy::PolicyTable;
 
@@ -151,13 +150,10 @@ impl<'a> Known<'a> {
     fn end(&self, address: IpAddr, peer: IpAddr, ingress: bool) -> End {
         let exempt = self.exempt(address, peer);
         let endpoint = self.endpoint(address);
-        let asked = |policy: &&Policy| match exempt {
-            None => true,
-            Some(Exempt::OwnNode | Exempt::Hairpin) => policy.kind() != PolicyKind::NetworkPolicy,
-            Some(Exempt::Itself | Exempt::Host | Exempt::Outside) => false,
-        };
-        let selecting = endpoint.into_iter().flat_map(|endpoint| self.selecting(endpoint, ingress));
-        let policies = selecting.filter(asked);
+        // An end that is not isolated from the other one is still asked its rules.
+        let asked = !matches!(exempt, Some(Exempt::Itself | Exempt::Host | Exempt::Outside));
+        let policies =
+            endpoint.filter(|_| asked).into_iter().flat_map(|endpoint| self.selecting(endpoint, ingress));
         let selected = |policy: &'a Policy| {
             let rules = rules(policy, ingress).into_iter().flatten();
             Selected {

@@ -225,7 +225,11 @@ fn read_off(end: &End) -> (bool, String) {
     }
     if end.policies.iter().any(|policy| policy.tier == Tier::NetworkPolicy) {
         let rule = matching(|tier| tier == Tier::NetworkPolicy);
-        return rule.map_or((false, "no-rule".to_owned()), |(_, rule)| (true, rule));
+        let none = match end.exempt {
+            Some(_) => (true, "default-allow".to_owned()),
+            None => (false, "no-rule".to_owned()),
+        };
+        return rule.map_or(none, |(_, rule)| (true, rule));
     }
     let baseline = decided(matching(|tier| matches!(tier, Tier::Baseline(_))));
     baseline.unwrap_or((true, "default-allow".to_owned()))
