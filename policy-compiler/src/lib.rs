@@ -10,6 +10,7 @@
 //! * [`intent`]: the whole wanted state of one node, in Penstock's own words: what an `Apply` carries.
 //! * [`tables`]: the immutable, compiled answer: policy, services, routes; each with its slow oracle beside it.
 //! * [`compiler`]: the state in force; makes the next tables from what an [`intent::update::Update`] changes.
+//! * `analysis` (feature `kubernetes`): what a change of policy changes, who reaches whom, what is wrong with the objects, and why.
 //! * `manifest`, `objects` (feature `kubernetes`): ordinary YAML and `k8s-openapi` types to [`intent::Intent`].
 //!
 //! Pure: no I/O, no clock, no threads, no `unsafe`. It is not for: packets (see `dataplane`), transport of the
@@ -31,6 +32,8 @@ mod slots;
 pub mod tables;
 mod view;
 
+#[cfg(feature = "kubernetes")]
+pub mod analysis;
 #[cfg(feature = "kubernetes")]
 pub mod evaluate;
 #[cfg(feature = "kubernetes")]

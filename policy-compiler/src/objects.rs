@@ -21,7 +21,7 @@ pub mod cluster_policy;
 mod endpoints;
 mod identities;
 mod policies;
-mod selectors;
+pub(crate) mod selectors;
 pub mod services;
 
 use std::collections::BTreeMap;

@@ -24,6 +24,8 @@
 //! decides. Its rules are read as they stand: they isolate nobody, and a pod's own node is to them a node as any other.
 
 mod compile;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod inspect;
 mod peers;
 mod ports;
 pub mod report;
@@ -35,7 +37,7 @@ mod rows;
 mod conformance;
 #[cfg(test)]
 #[cfg(feature = "kubernetes")]
-mod properties;
+pub(crate) mod properties;
 #[cfg(test)]
 #[cfg(feature = "kubernetes")]
 mod tests;

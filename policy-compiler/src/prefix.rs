@@ -37,6 +37,19 @@ impl<T: Copy> PrefixMap<T> {
         PrefixMap { v4: self.v4.map(&change), v6: self.v6.map(&change) }
     }
 
+    /// The ranges of one family, ascending: the first address of each, as a number, with what holds from there on. Before
+    /// the first nothing does.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn ranges(&self, ipv6: bool) -> Box<dyn Iterator<Item = (u128, Option<T>)> + '_> {
+        if ipv6 {
+            Box::new(self.v6.starts.iter().copied().zip(self.v6.values.iter().copied()))
+        } else {
+            Box::new(
+                self.v4.starts.iter().map(|start| u128::from(*start)).zip(self.v4.values.iter().copied()),
+            )
+        }
+    }
+
     /// The value of the longest prefix that contains `address`.
     pub(crate) fn lookup(&self, address: IpAddr) -> Option<T> {
         match address {

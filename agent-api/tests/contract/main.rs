@@ -2,12 +2,14 @@
 //! dataplane, over real sockets. Without root and without packets.
 //!
 //! * `double`: the dataplane that records; `stage`: it served, and programs run against it.
-//! * `server`, `socket`, `client`: the library. `penstockctl`, `offline`, `agent`: the programs.
+//! * `server`, `socket`, `client`: the library. `penstockctl`, `offline`, `analysis`, `agent`: the programs.
 //!
 //! [`Double`]: double::Double
 
 #[cfg(test)]
 mod agent;
+#[cfg(test)]
+mod analysis;
 #[cfg(test)]
 mod client;
 #[cfg(test)]

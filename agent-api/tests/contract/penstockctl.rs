@@ -242,6 +242,11 @@ forward (generation 3)
 egress:  default-allow
 ingress: NetworkPolicy poc/mongodb-vm ingress[0]
 backend: 10.244.1.20:27017
+the state has changed meanwhile; policies of generation 0:
+egress of 10.244.1.10: allowed by default-allow
+  outside of the cluster: no policy selects it
+ingress of 10.244.1.20: allowed by default-allow
+  outside of the cluster: no policy selects it
 ";
     assert_eq!(table, wanted);
     let dropped = served.ctl(&["explain", "tcp", "10.244.1.10:40000", "10.244.1.20:23"]).text(1);
@@ -265,7 +270,7 @@ backend: 10.244.1.20:27017
         );
     }
     let error = served.ctl(&["explain", "tcp", "poc/nobody", "10.0.0.1:80", "-o", "json"]).error(1);
-    let problem = "no pod with an address is called poc/nobody in the running state";
+    let problem = "no pod with an address is called poc/nobody";
     assert_eq!(error, ["explain", "source", problem, "not_found"]);
     let error = served.ctl(&["explain", "tcp", "nobody", "10.0.0.1:80", "-o", "json"]).error(2);
     assert_eq!((error[1].as_str(), error[3].as_str()), ("source", "usage"));

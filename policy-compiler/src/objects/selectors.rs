@@ -9,7 +9,7 @@ use super::address::{label_key, label_value};
 
 /// One condition on one label.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Requirement {
+pub(crate) enum Requirement {
     /// The label is there, with one of the values (sorted).
     In(String, Vec<String>),
     /// The label is not there, or with none of the values (sorted).
@@ -22,7 +22,7 @@ pub(super) enum Requirement {
 
 /// A checked selector: all requirements must hold; none selects everything. Sorted, so that equal selectors are equal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Selector(Vec<Requirement>);
+pub(crate) struct Selector(Vec<Requirement>);
 
 /// Which namespaces a selection is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -54,7 +54,7 @@ pub(super) struct Interner<T> {
 /// Finds the selectors that match a label set: each is filed under one of its requirements, the one that fewest
 /// others share, and is only tried on label sets that fulfil that one.
 #[derive(Debug)]
-pub(super) struct SelectorIndex<'a> {
+pub(crate) struct SelectorIndex<'a> {
     selectors: &'a [Selector],
     by_value: HashMap<(&'a str, &'a str), Vec<u32>>,
     by_key: HashMap<&'a str, Vec<u32>>,
@@ -66,7 +66,7 @@ impl Selector {
     ///
     /// # Errors
     /// The field's path and the problem.
-    pub(super) fn read(selector: Option<&LabelSelector>, field: &str) -> Result<Self, (String, String)> {
+    pub(crate) fn read(selector: Option<&LabelSelector>, field: &str) -> Result<Self, (String, String)> {
         let Some(selector) = selector else { return Ok(Selector::default()) };
         let mut requirements = Vec::new();
         for (key, value) in selector.match_labels.iter().flatten() {
@@ -110,7 +110,7 @@ impl Selector {
     }
 
     /// Whether all requirements hold for labels that `value_of` looks up.
-    pub(super) fn matches(&self, labels: &BTreeMap<&str, &str>) -> bool {
+    pub(crate) fn matches(&self, labels: &BTreeMap<&str, &str>) -> bool {
         let has = |values: &[String], value: &str| values.binary_search_by(|v| v.as_str().cmp(value)).is_ok();
         self.0.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => labels.get(key.as_str()).is_some_and(|value| has(values, value)),
@@ -122,8 +122,13 @@ impl Selector {
         })
     }
 
+    /// What must hold, all of it.
+    pub(crate) fn requirements(&self) -> &[Requirement] {
+        &self.0
+    }
+
     /// The label keys it looks at.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|requirement| match requirement {
             Requirement::In(key, _)
             | Requirement::NotIn(key, _)
@@ -179,7 +184,7 @@ impl<T> Default for Interner<T> {
 
 impl<'a> SelectorIndex<'a> {
     /// Files `selectors`.
-    pub(super) fn new(selectors: &'a [Selector]) -> Self {
+    pub(crate) fn new(selectors: &'a [Selector]) -> Self {
         let mut shared = HashMap::<(&str, &str), usize>::new();
         for (key, values) in selectors.iter().flat_map(|selector| selector.0.iter()).filter_map(equality) {
             values.iter().for_each(|value| *shared.entry((key, value)).or_default() += 1);
@@ -207,7 +212,7 @@ impl<'a> SelectorIndex<'a> {
     }
 
     /// The numbers of the selectors that match, in no order, each once.
-    pub(super) fn matching(&self, labels: &BTreeMap<&str, &str>) -> Vec<u32> {
+    pub(crate) fn matching(&self, labels: &BTreeMap<&str, &str>) -> Vec<u32> {
         let filed = labels.iter().flat_map(|(key, value)| {
             let by_value = self.by_value.get(&(*key, *value));
             let by_key = self.by_key.get(key);

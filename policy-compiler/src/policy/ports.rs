@@ -22,7 +22,7 @@ use crate::hash::FastMap;
 use crate::intent::{Action, Protocol, Tier};
 
 /// The space of protocols other than TCP, UDP and SCTP: ICMP and the like, matched by rules without ports alone.
-const OTHER: u32 = 3;
+pub(super) const OTHER: u32 = 3;
 
 /// The last key there is.
 const LAST_KEY: u32 = OTHER << 16 | 0xffff;
@@ -108,6 +108,16 @@ impl PortLists {
         let segments = self.segments.get(*offset as usize..(*offset + *length) as usize).unwrap_or_default();
         let after = segments.partition_point(|(first, _)| *first <= key);
         segments.get(after.wrapping_sub(1)).map_or(Decision::NO_RULE, |(_, ruling)| ruling.decision())
+    }
+
+    /// The segments of list `list`: the first key of each with the decision from there on.
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn decisions(&self, list: u32) -> Vec<(u32, Decision)> {
+        let Some((offset, length)) = self.lists.get(list as usize) else {
+            return vec![(0, Decision::NO_RULE)];
+        };
+        let segments = self.segments.get(*offset as usize..(*offset + *length) as usize).unwrap_or_default();
+        segments.iter().map(|(first, ruling)| (*first, ruling.decision())).collect()
     }
 
     /// How many lists there are.

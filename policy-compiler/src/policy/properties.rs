@@ -206,7 +206,8 @@ fn pod() -> impl Strategy<Value = Pod> {
     (select(NAMESPACES.to_vec()), labels(), nodes, named_ports(), prop::bool::weighted(0.1), phase)
 }
 
-fn cluster() -> impl Strategy<Value = Objects> {
+/// A cluster of few nodes, namespaces, pods and policies.
+pub(crate) fn cluster() -> impl Strategy<Value = Objects> {
     let namespaces = vec(option::of(labels()), NAMESPACES.len());
     let nodes = vec(labels(), NODES.len());
     let policies = (vec(policy(), 0..5), vec(cluster_policy(), 0..5));
@@ -258,12 +259,12 @@ fn cluster() -> impl Strategy<Value = Objects> {
     })
 }
 
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
+pub(crate) fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
 /// Every address of the cluster, and some of the world.
-fn addresses(objects: &Objects) -> Vec<IpAddr> {
+pub(crate) fn addresses(objects: &Objects) -> Vec<IpAddr> {
     let (intent, _) = objects.intent("a").unwrap();
     let pods = intent.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied());
     let nodes = intent.nodes.iter().flat_map(|node| node.addresses.iter().copied());

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use agent_api::address::{Address, DEFAULT_SOCKET};
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use policy_compiler::intent::ObjectName;
 use policy_compiler::objects::{DEFAULT_VNI, IntentOptions};
 
 use crate::answer::Output;
@@ -24,8 +25,9 @@ pub(crate) struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; the answer is on standard output
-  1  the answer is negative (explain: dropped; policy, apply: bad manifests), or penstockd refused
-  2  wrong arguments, or a file that they name cannot be read
+  1  the answer is negative (explain: dropped; policy diff, lint: something found; policy, apply: bad manifests),
+     or penstockd refused
+  2  wrong arguments, or a file that they name cannot be read (policy diff, lint: or is bad)
   3  penstockd is not reachable
   simulate: the exit code of `penstockd simulate`
 
@@ -71,7 +73,7 @@ pub(crate) enum Command {
     },
     /// Services of the running state, with their backends.
     Services,
-    /// Judge a folder of manifests offline, through the compiled tables.
+    /// Judge and compare manifests and states, through the compiled tables.
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Answer a list of probes offline, through the compiled tables.
@@ -178,6 +180,92 @@ pub(crate) enum PolicyCommand {
     },
     /// Who reaches whom.
     Matrix(Matrix),
+    /// What a change newly allows and newly denies: all of it, each with a packet that shows it.
+    ///
+    /// A state is a folder or file of manifests, a file that `penstockctl status -o json` has written, `running`, or the
+    /// number of the running generation.
+    #[command(after_help = DIFF_EXIT_CODES)]
+    Diff {
+        /// The state before.
+        old: Source,
+        /// The state after.
+        new: Source,
+    },
+    /// Who can reach a port of a pod, and by which rules at both ends.
+    WhoCanReach(WhoCanReach),
+    /// What is wrong with the NetworkPolicies of a folder.
+    #[command(after_help = LINT_EXIT_CODES)]
+    Lint {
+        /// Folder or file of manifests.
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
+}
+
+const DIFF_EXIT_CODES: &str = "\
+Exit codes, as diff's:
+  0  no difference in what policy allows
+  1  differences
+  2  a state cannot be read or does not compile, or wrong arguments
+  3  penstockd is not reachable";
+
+const LINT_EXIT_CODES: &str = "\
+Exit codes:
+  0  nothing found
+  1  findings
+  2  the folder cannot be read, or wrong arguments";
+
+/// Where a state comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// What penstockd runs; where a generation is given, only if it is that one.
+    Running(Option<u64>),
+    /// A folder or file.
+    Path(PathBuf),
+}
+
+impl std::str::FromStr for Source {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match (text, text.parse()) {
+            ("running", _) => Source::Running(None),
+            (_, Ok(generation)) => Source::Running(Some(generation)),
+            _ => Source::Path(text.into()),
+        })
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Running(None) => f.write_str("running"),
+            Source::Running(Some(generation)) => write!(f, "generation {generation}"),
+            Source::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Examples: `policy who-can-reach shop/db-0:5432`; `policy who-can-reach shop/dns-1:53/udp --denied --manifests x`
+#[derive(Debug, Args)]
+pub(crate) struct WhoCanReach {
+    /// NAMESPACE/POD:PORT, with /PROTOCOL where it is not tcp; port 0 for protocols without ports.
+    #[arg(value_name = "POD:PORT[/PROTOCOL]", value_parser = pod_port)]
+    pub(crate) target: PodPort,
+    /// Folder or file of manifests; without it the running state is asked.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// List those, too, who cannot.
+    #[arg(long)]
+    pub(crate) denied: bool,
+}
+
+/// A port of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodPort {
+    pub(crate) pod: ObjectName,
+    pub(crate) protocol: u8,
+    pub(crate) port: u16,
 }
 
 #[derive(Debug, Args)]
@@ -208,7 +296,7 @@ pub(crate) struct Evaluate {
 }
 
 /// Examples: `explain tcp 10.1.0.2:40000 10.2.0.3:27017`; `explain udp '[fd00::1]:5000' '[fd00::2]:53'`;
-/// `explain tcp shop/web-1 shop/db:5432`
+/// `explain tcp shop/web-1 shop/db:5432`; `explain tcp shop/web-1 shop/db-0:5432 --manifests x`
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// tcp, udp, sctp, icmp, icmpv6 or a number.
@@ -218,6 +306,12 @@ pub(crate) struct Explain {
     pub(crate) source: String,
     /// Address, namespace/pod or namespace/service, likewise.
     pub(crate) destination: String,
+    /// Judge by this folder of manifests, offline, instead of asking penstockd.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Name of the Node object that the packet is seen from: needed for the address of a Service.
+    #[arg(long, value_name = "NAME", requires = "manifests")]
+    pub(crate) node: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +344,20 @@ pub(crate) fn protocol(text: &str) -> Result<u8, String> {
         "icmpv6" => Ok(58),
         "sctp" => Ok(132),
         number => number.parse().map_err(|_| "none of tcp, udp, sctp, icmp, icmpv6 and 0 to 255".into()),
+    }
+}
+
+fn pod_port(text: &str) -> Result<PodPort, String> {
+    let wrong = || format!("{text:?} is not NAMESPACE/POD:PORT[/PROTOCOL]");
+    let (pod, rest) = text.split_once(':').ok_or_else(wrong)?;
+    let (port, name) = rest.split_once('/').unwrap_or((rest, "tcp"));
+    let (namespace, pod) = pod_name(pod).ok().and_then(|_| pod.split_once('/')).ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| format!("{port:?} is not a port from 0 to 65535"))?;
+    let protocol = protocol(name)?;
+    match (matches!(protocol, 6 | 17 | 132), port) {
+        (true, 0) => Err(format!("{name} ports are 1 to 65535")),
+        (false, 1..) => Err(format!("{name} has no ports: write port 0")),
+        _ => Ok(PodPort { pod: ObjectName::new(namespace, pod), protocol, port }),
     }
 }
 
@@ -315,6 +423,32 @@ mod tests {
         assert!(pod_name("shop/web").is_ok());
         for wrong in ["web", "/web", "shop/", "a/b/c", ""] {
             assert!(pod_name(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ports_of_pods() {
+        let good = |pod: &str, protocol, port| Ok(PodPort { pod: ObjectName::new("a", pod), protocol, port });
+        assert_eq!(pod_port("a/b:80"), good("b", 6, 80));
+        assert_eq!(pod_port("a/b-0:53/udp"), good("b-0", 17, 53));
+        assert_eq!(pod_port("a/b:0/icmp"), good("b", 1, 0));
+        for wrong in
+            ["a/b", "a:80", "/b:80", "a/b:", "a/b:http", "a/b:0", "a/b:8/icmp", "a/b:70000", "a/b:80/x"]
+        {
+            assert!(pod_port(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn states_come_from_paths_or_run() {
+        let rows = [
+            ("running", Source::Running(None)),
+            ("12", Source::Running(Some(12))),
+            ("./12", Source::Path("./12".into())),
+            ("manifests", Source::Path("manifests".into())),
+        ];
+        for (text, source) in rows {
+            assert_eq!(text.parse(), Ok(source), "{text}");
         }
     }
 

@@ -1,34 +1,85 @@
-//! `explain <5-tuple>`: what would happen to a packet now, and why. Names are looked up in the running state.
+//! `explain <5-tuple>`: what would happen to a packet, and why. Names are looked up in the running state, or in manifests.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use agent_api::contract::{ExplainQuery, Explanation};
+use policy_compiler::analysis::{Packet, explain as analysis};
 use policy_compiler::intent::{FrontendKind, Intent};
+use policy_compiler::policy::PolicyTable;
+use serde_json::json;
 
 use crate::answer::{Answer, Fault, NEGATIVE};
 use crate::arguments::{Connection, Explain};
 use crate::running::{connect, protocol_name, socket};
+use crate::story::{offline, story_text};
+
+/// How often the state is asked for again where it has changed before the question.
+const ATTEMPTS: usize = 3;
 
 pub(crate) async fn explain(connection: &Connection, arguments: &Explain) -> Result<Answer, Fault> {
     let source = End::parse("source", &arguments.source)?;
     let destination = End::parse("destination", &arguments.destination)?;
+    match &arguments.manifests {
+        None => running(connection, &source, &destination, arguments.protocol).await,
+        Some(folder) => {
+            let node = arguments.node.as_deref();
+            offline(folder, node, (&source, &destination), arguments.protocol)
+        }
+    }
+}
+
+/// Asks penstockd, and tells from its state what the policies say.
+async fn running(
+    connection: &Connection,
+    source: &End,
+    destination: &End,
+    protocol: u8,
+) -> Result<Answer, Fault> {
     let client = connect(connection).await?;
-    let intent = match (&source.host, &destination.host) {
-        (Host::Address(_), Host::Address(_)) => Intent::default(),
-        _ => client.state().await?.intent,
+    let mut attempt = 1;
+    let (state, query, explanation) = loop {
+        let state = client.state().await?;
+        let (src, dst) = addresses(&state.intent, source, destination)?;
+        let query = ExplainQuery { src, src_port: source.port, dst, dst_port: destination.port, protocol };
+        let explanation = client.explain(query.clone()).await?;
+        if explanation.generation == state.generation || attempt == ATTEMPTS {
+            break (state, query, explanation);
+        }
+        attempt += 1;
     };
-    let (src, dst) = addresses(&intent, &source, &destination)?;
-    let query = ExplainQuery {
-        src,
-        src_port: source.port,
-        dst,
-        dst_port: destination.port,
-        protocol: arguments.protocol,
-    };
-    let explanation = client.explain(query.clone()).await?;
+    let mut human = text(&query, &explanation);
+    let mut value = json!(explanation);
+    // Where a Service has ended the flow, no policy was asked.
+    if !explanation.egress.is_empty() {
+        let target = explanation.backend.as_deref().and_then(|backend| backend.parse().ok());
+        let target = target.unwrap_or(SocketAddr::new(query.dst, query.dst_port));
+        let packet = Packet {
+            src: query.src,
+            src_port: query.src_port,
+            dst: target.ip(),
+            dst_port: target.port(),
+            protocol,
+        };
+        let story = analysis::explain(
+            &state.intent,
+            &PolicyTable::compile(&state.intent)?,
+            &packet,
+            explanation.backend.is_some(),
+        );
+        if state.generation != explanation.generation {
+            let _ = writeln!(
+                human,
+                "the state has changed meanwhile; policies of generation {}:",
+                state.generation
+            );
+        }
+        human += &story_text(&story);
+        value["policy"] =
+            json!({"generation": state.generation, "source": story.source, "destination": story.destination});
+    }
     let negative = explanation.verdict != "forward";
-    Ok(Answer::new(&explanation, text(&query, &explanation))?.negative_if(negative))
+    Ok(Answer::new(&value, human)?.negative_if(negative))
 }
 
 fn text(query: &ExplainQuery, explanation: &Explanation) -> String {
@@ -54,12 +105,12 @@ fn text(query: &ExplainQuery, explanation: &Explanation) -> String {
 
 /// One end as it was typed.
 #[derive(Debug, PartialEq, Eq)]
-struct End {
+pub(crate) struct End {
     /// "source" or "destination".
     which: &'static str,
     host: Host,
     /// 0 where none was typed.
-    port: u16,
+    pub(crate) port: u16,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -117,7 +168,7 @@ impl End {
         let cluster = frontends.filter(|frontend| frontend.kind == FrontendKind::ClusterIp);
         let addresses: Vec<IpAddr> = cluster.filter_map(|frontend| frontend.address).collect();
         if self.which == "source" || addresses.is_empty() {
-            let problem = format!("no pod with an address is called {namespace}/{name} in the running state");
+            let problem = format!("no pod with an address is called {namespace}/{name}");
             let field = self.which.to_owned();
             return Err(Fault {
                 object: "explain".into(),
@@ -132,7 +183,7 @@ impl End {
 }
 
 /// The first address of the source in whose family the destination has one.
-fn addresses(intent: &Intent, source: &End, destination: &End) -> Result<(IpAddr, IpAddr), Fault> {
+pub(crate) fn addresses(intent: &Intent, source: &End, destination: &End) -> Result<(IpAddr, IpAddr), Fault> {
     let (sources, destinations) = (source.addresses(intent)?, destination.addresses(intent)?);
     let pair = sources.iter().find_map(|src| {
         let dst = destinations.iter().find(|dst| dst.is_ipv4() == src.is_ipv4())?;

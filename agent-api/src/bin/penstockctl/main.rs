@@ -2,15 +2,18 @@
 //!
 //! * `arguments`: what may be typed.
 //! * `answer`: how an answer or a fault is printed, for people and as JSON.
-//! * `running`: commands that ask penstockd. `explain`: one of them, with its five-tuples.
+//! * `running`: commands that ask penstockd. `explain`: one of them, with its five-tuples; `story`: why.
+//! * `analysis`: what a change changes, who reaches whom, what is wrong, over manifests or the running state.
 //! * `offline`: commands over manifests. `simulate`: hands them to `penstockd simulate`.
 
+mod analysis;
 mod answer;
 mod arguments;
 mod explain;
 mod offline;
 mod running;
 mod simulate;
+mod story;
 
 use std::process::ExitCode;
 
@@ -51,6 +54,13 @@ impl Cli {
                 offline::policy_check(&manifests, node.as_deref())
             }
             Command::Policy(PolicyCommand::Matrix(arguments)) => offline::policy_matrix(&arguments),
+            Command::Policy(PolicyCommand::Diff { old, new }) => {
+                analysis::diff(&connection, &old, &new).await
+            }
+            Command::Policy(PolicyCommand::WhoCanReach(arguments)) => {
+                analysis::who_can_reach(&connection, &arguments).await
+            }
+            Command::Policy(PolicyCommand::Lint { folder }) => analysis::lint(&folder),
             Command::Evaluate(arguments) => offline::evaluate(&arguments),
             Command::Simulate(arguments) => simulate::simulate(&arguments, output),
         }

@@ -123,6 +123,6 @@ fn answer_rows(probes: &[Probe], answers: &[ProbeAnswer]) -> Rows {
     rows
 }
 
-fn count(number: usize, one: &str, many: &str) -> String {
+pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }

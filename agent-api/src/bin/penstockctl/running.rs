@@ -50,7 +50,7 @@ pub(crate) async fn apply(connection: &Connection, arguments: &Apply) -> Result<
 }
 
 /// An intent from JSON: by itself, or within a state.
-fn intent_from(file: &Path) -> Result<Intent, Fault> {
+pub(crate) fn intent_from(file: &Path) -> Result<Intent, Fault> {
     let text = text_from(file)?;
     let name = file.display().to_string();
     let wrong = |error: serde_json::Error| Fault::invalid(name.clone(), "", error.to_string());

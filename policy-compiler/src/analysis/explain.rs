@@ -1,0 +1,336 @@
+//! Why policy judges a packet as it does: what selects each end, which rule decides, and what every other rule fails on.
+//!
+//! The verdict is the table's; the rest is read off the state, policy by policy, in the order in which they are asked.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::{Packet, Verdict, ports};
+use crate::intent::{
+    Action, Endpoint, Identity, Intent, IpBlock, Peers, Policy, PortMatch, PortSelector, Rule, Tier,
+};
+use crate::policy::PolicyTable;
+
+/// Most classes, blocks or ports that are named of a rule.
+const NAMED: usize = 4;
+
+/// The story of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The packet.
+    pub packet: Packet,
+    /// What policy says.
+    pub verdict: Verdict,
+    /// The source, by its policies for egress.
+    pub source: End,
+    /// The destination, by its policies for ingress.
+    pub destination: End,
+}
+
+/// One end of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct End {
+    /// The pod, the node, or the address alone, with the labels that policies look at.
+    pub who: String,
+    /// Why NetworkPolicies do not isolate it from the other end, where they do not.
+    pub exempt: Option<Exempt>,
+    /// The policies that are asked of it in this direction, in the order in which they are.
+    pub policies: Vec<Selected>,
+}
+
+/// Why an end is not isolated from the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exempt {
+    /// The other end is the same endpoint.
+    Itself,
+    /// A Service sends it back to the endpoint that it is from.
+    Hairpin,
+    /// The other end is its node, or the node's pod.
+    OwnNode,
+    /// It is a node or a hostNetwork pod: policies select pods.
+    Host,
+    /// It is outside of the cluster.
+    Outside,
+}
+
+/// A policy that selects an end, and what its rules say of the packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Selected {
+    /// `NetworkPolicy ns/name`.
+    pub policy: String,
+    /// When it is asked.
+    pub tier: Tier,
+    /// The object's resourceVersion; empty where it came from a file.
+    pub resource_version: String,
+    /// Its rules in their order.
+    pub rules: Vec<Asked>,
+}
+
+/// A rule, asked of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Asked {
+    /// `ingress[0]`, the index in the object's list, with the rule's name where it has one.
+    pub rule: String,
+    /// What it does with what it matches.
+    pub action: Action,
+    /// What does not match first; `None`: all of it matches.
+    pub mismatch: Option<Mismatch>,
+}
+
+/// What of a rule does not match.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mismatch {
+    /// Which part.
+    pub part: Part,
+    /// What the packet has.
+    pub found: String,
+    /// What the rule wants.
+    pub wanted: String,
+}
+
+/// A part of a rule, in the order in which they are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// `from` or `to`.
+    Peer,
+    /// `ports[].protocol`.
+    Protocol,
+    /// `ports[].port`.
+    Port,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = match self.part {
+            Part::Peer => "peer",
+            Part::Protocol => "protocol",
+            Part::Port => "port",
+        };
+        write!(f, "{part}: {}; the rule is about {}", self.found, self.wanted)
+    }
+}
+
+impl fmt::Display for Exempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Exempt::Itself => "no policy keeps a pod from itself",
+            Exempt::Hairpin => "a Service sends it back: no NetworkPolicy isolates a pod from itself",
+            Exempt::OwnNode => "no NetworkPolicy isolates a pod from its own node",
+            Exempt::Host => "a node, and what shares its network, is selected by no policy",
+            Exempt::Outside => "outside of the cluster: no policy selects it",
+        })
+    }
+}
+
+/// Explains what `policy`, compiled from `intent`, says of `packet`, whose destination a Service has chosen where `translated`.
+pub fn explain(intent: &Intent, policy: &PolicyTable, packet: &Packet, translated: bool) -> Explanation {
+    let known = Known { intent, policy, packet, translated };
+    let verdict =
+        if translated { Verdict::of_translated(policy, packet) } else { Verdict::of(policy, packet) };
+    Explanation {
+        packet: *packet,
+        verdict,
+        source: known.end(packet.src, packet.dst, false),
+        destination: known.end(packet.dst, packet.src, true),
+    }
+}
+
+struct Known<'a> {
+    intent: &'a Intent,
+    policy: &'a PolicyTable,
+    packet: &'a Packet,
+    translated: bool,
+}
+
+impl<'a> Known<'a> {
+    fn end(&self, address: IpAddr, peer: IpAddr, ingress: bool) -> End {
+        let exempt = self.exempt(address, peer);
+        let endpoint = self.endpoint(address);
+        // An end that is not isolated from the other one is still asked its rules.
+        let asked = !matches!(exempt, Some(Exempt::Itself | Exempt::Host | Exempt::Outside));
+        let policies =
+            endpoint.filter(|_| asked).into_iter().flat_map(|endpoint| self.selecting(endpoint, ingress));
+        let selected = |policy: &'a Policy| {
+            let rules = rules(policy, ingress).into_iter().flatten();
+            Selected {
+                policy: format!("{} {}", policy.kind(), policy.name),
+                tier: policy.tier,
+                resource_version: policy.resource_version.clone(),
+                rules: rules.map(|rule| self.asked(rule, peer, ingress)).collect(),
+            }
+        };
+        End { who: self.who(address), exempt, policies: policies.map(selected).collect() }
+    }
+
+    fn exempt(&self, address: IpAddr, peer: IpAddr) -> Option<Exempt> {
+        match self.endpoint(address) {
+            Some(endpoint) if endpoint.addresses.contains(&peer) => {
+                Some(if self.translated { Exempt::Hairpin } else { Exempt::Itself })
+            }
+            Some(_) if self.policy.is_exempt(address, peer) => Some(Exempt::OwnNode),
+            Some(_) => None,
+            None if self.host(address).is_some() => Some(Exempt::Host),
+            None => Some(Exempt::Outside),
+        }
+    }
+
+    /// The policies that select the endpoint, in the order in which they are asked.
+    fn selecting(&self, endpoint: &Endpoint, ingress: bool) -> Vec<&'a Policy> {
+        let selects = |policy: &&Policy| {
+            rules(policy, ingress).is_some() && policy.subjects.binary_search(&endpoint.identity).is_ok()
+        };
+        let mut policies: Vec<&Policy> = self.intent.policies.iter().filter(selects).collect();
+        policies.sort_by_key(|policy| (policy.tier, &policy.name));
+        policies
+    }
+
+    fn asked(&self, rule: &Rule, peer: IpAddr, ingress: bool) -> Asked {
+        let direction = if ingress { "ingress" } else { "egress" };
+        let mismatch = self.peer_mismatch(rule, peer).or_else(|| self.port_mismatch(rule));
+        let name = if rule.name.is_empty() { String::new() } else { format!(" ({})", rule.name) };
+        Asked { rule: format!("{direction}[{}]{name}", rule.index), action: rule.action, mismatch }
+    }
+
+    fn peer_mismatch(&self, rule: &Rule, peer: IpAddr) -> Option<Mismatch> {
+        let peers = rule.peers.as_ref()?;
+        let identity = self.endpoint(peer).map(|endpoint| endpoint.identity);
+        let among = identity.is_some_and(|identity| peers.identities.binary_search(&identity).is_ok());
+        if among || peers.blocks.iter().any(|block| contains(block, peer)) {
+            return None;
+        }
+        Some(Mismatch { part: Part::Peer, found: self.who(peer), wanted: self.peers(peers) })
+    }
+
+    fn port_mismatch(&self, rule: &Rule) -> Option<Mismatch> {
+        let wanted = rule.ports.as_ref()?;
+        let Packet { protocol, dst_port, .. } = *self.packet;
+        let of_protocol = || wanted.iter().filter(|port| port.protocol as u8 == protocol);
+        if of_protocol().any(|port| self.port_matches(port)) {
+            return None;
+        }
+        let ports = |ports: &mut dyn Iterator<Item = &PortMatch>| few(ports.map(|port| self.port(port)));
+        let name = ports::protocol_name(protocol);
+        Some(if of_protocol().next().is_none() {
+            Mismatch { part: Part::Protocol, found: name, wanted: ports(&mut wanted.iter()) }
+        } else {
+            let found = format!("{name} {dst_port}");
+            Mismatch { part: Part::Port, found, wanted: ports(&mut of_protocol()) }
+        })
+    }
+
+    fn port_matches(&self, port: &PortMatch) -> bool {
+        match &port.port {
+            PortSelector::Any => true,
+            PortSelector::Range(first, last) => (*first..=*last).contains(&self.packet.dst_port),
+            PortSelector::Named(name) => self.named(port, name).any(|number| number == self.packet.dst_port),
+        }
+    }
+
+    /// What a port's name means to the destination.
+    fn named(&self, port: &'a PortMatch, name: &'a str) -> impl Iterator<Item = u16> {
+        let named = self.identity(self.packet.dst).into_iter().flat_map(|identity| &identity.named_ports);
+        let meant = named.filter(move |(known, protocol, _)| known == name && *protocol == port.protocol);
+        meant.map(|(_, _, number)| *number)
+    }
+
+    fn port(&self, port: &'a PortMatch) -> String {
+        let protocol = ports::protocol_name(port.protocol as u8);
+        match &port.port {
+            PortSelector::Any => protocol,
+            PortSelector::Range(first, last) if first == last => format!("{protocol} {first}"),
+            PortSelector::Range(first, last) => format!("{protocol} {first}-{last}"),
+            PortSelector::Named(name) => {
+                let numbers: Vec<String> = self.named(port, name).map(|number| number.to_string()).collect();
+                match numbers.is_empty() {
+                    true => format!("{protocol} {name:?} (which the destination does not have)"),
+                    false => format!("{protocol} {name:?} ({} of the destination)", numbers.join(", ")),
+                }
+            }
+        }
+    }
+
+    /// A rule's peers in words.
+    fn peers(&self, peers: &Peers) -> String {
+        let class = |identity: &u32| {
+            let identity = self.intent.identities.get(*identity as usize)?;
+            let of = if identity.namespace.is_empty() {
+                String::new()
+            } else {
+                format!(" of {}", identity.namespace)
+            };
+            let with = if identity.labels.is_empty() {
+                String::new()
+            } else {
+                format!(" with {}", identity.labels.join(", "))
+            };
+            Some(format!("pods{of}{with}"))
+        };
+        let mut classes: Vec<String> = peers.identities.iter().filter_map(class).collect();
+        classes.dedup();
+        let block = |block: &IpBlock| {
+            let except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
+            if except.is_empty() {
+                block.cidr.to_string()
+            } else {
+                format!("{} except {}", block.cidr, except.join(", "))
+            }
+        };
+        if classes.is_empty() && peers.blocks.is_empty() {
+            return "pods of which there are none".to_owned();
+        }
+        few(classes.into_iter().chain(peers.blocks.iter().map(block)))
+    }
+
+    /// An address with whose it is.
+    fn who(&self, address: IpAddr) -> String {
+        if let Some(endpoint) = self.endpoint(address) {
+            let labels =
+                self.identity(address).map(|identity| identity.labels.join(", ")).unwrap_or_default();
+            let labels = if labels.is_empty() { labels } else { format!(", {labels}") };
+            return format!("pod {} ({address}{labels})", endpoint.name);
+        }
+        match self.host(address) {
+            Some(node) => format!("node {node} ({address})"),
+            None => address.to_string(),
+        }
+    }
+
+    fn identity(&self, address: IpAddr) -> Option<&'a Identity> {
+        self.intent.identities.get(self.endpoint(address)?.identity as usize)
+    }
+
+    fn endpoint(&self, address: IpAddr) -> Option<&'a Endpoint> {
+        let mut endpoints = self.intent.endpoints.iter().filter(|endpoint| !endpoint.host_network);
+        endpoints.find(|endpoint| endpoint.addresses.contains(&address))
+    }
+
+    /// The node whose address it is, or that of a hostNetwork pod.
+    fn host(&self, address: IpAddr) -> Option<&'a str> {
+        let mut nodes = self.intent.nodes.iter();
+        let node = nodes.find(|node| node.addresses.contains(&address)).map(|node| node.name.as_str());
+        let hosts = || self.intent.endpoints.iter().filter(|endpoint| endpoint.host_network);
+        node.or_else(|| hosts().find(|host| host.addresses.contains(&address)).map(|host| host.node.as_str()))
+    }
+}
+
+fn rules(policy: &Policy, ingress: bool) -> Option<&[Rule]> {
+    if ingress { policy.ingress.as_deref() } else { policy.egress.as_deref() }
+}
+
+fn contains(block: &IpBlock, address: IpAddr) -> bool {
+    block.cidr.contains(&address) && !block.except.iter().any(|part| part.contains(&address))
+}
+
+/// The first few, and how many more there are.
+fn few(texts: impl Iterator<Item = String>) -> String {
+    let texts: Vec<String> = texts.collect();
+    let shown = texts.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match texts.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

@@ -1,0 +1,106 @@
+//! Looking into a [`PolicyTable`]: for [`analysis`](crate::analysis), which asks of classes what packets ask of addresses.
+//!
+//! What two addresses look alike in (their [`Look`]) is all that a judgement depends on, apart from an endpoint's
+//! exemption for its own node and itself; and what a table says of a pair of looks is one [`ListId`] a direction.
+
+use std::net::IpAddr;
+
+use super::{Decision, NOBODY, PolicyTable, ports};
+
+/// What sort of address it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Sort {
+    /// Of an endpoint that policies may select.
+    Endpoint,
+    /// Of a node, or of a hostNetwork pod.
+    Host,
+    /// Neither.
+    Outside,
+}
+
+/// What a table knows of an address, in its own numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Look {
+    pub(crate) sort: Sort,
+    /// Its class as a peer.
+    pub(crate) class: u32,
+    /// Its subject for ingress; 0 for none.
+    pub(crate) ingress: u32,
+    /// Its subject for egress; 0 for none.
+    pub(crate) egress: u32,
+}
+
+/// What a subject's policies say of a class of peers: a list of segments of the line of protocols and ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ListId(u32);
+
+impl ListId {
+    /// Of those whom no policy selects.
+    const OPEN: ListId = ListId(u32::MAX);
+    /// Of a subject and a class that the table does not have.
+    const MISSING: ListId = ListId(u32::MAX - 1);
+
+    /// Its place among [`PolicyTable::lists`].
+    pub(crate) fn index(self) -> usize {
+        self.0.wrapping_add(2) as usize
+    }
+}
+
+/// Protocols and ports as one line of keys: TCP, UDP and SCTP ports, then one key for every other protocol.
+pub(crate) const OTHER_PROTOCOLS: u32 = ports::OTHER << 16;
+
+impl PolicyTable {
+    /// What is known of `address`.
+    pub(crate) fn look(&self, address: IpAddr) -> Look {
+        let entry = self.entry(address);
+        let sort = match self.addresses.get(&address) {
+            None => Sort::Outside,
+            Some(entry) if entry.endpoint == NOBODY => Sort::Host,
+            Some(_) => Sort::Endpoint,
+        };
+        Look { sort, class: entry.class, ingress: entry.ingress, egress: entry.egress }
+    }
+
+    /// Where the class of the addresses that are not known exactly changes: the first address of each range of one
+    /// family, ascending, with the class from there on.
+    pub(crate) fn outside(&self, ipv6: bool) -> Vec<(u128, u32)> {
+        let ranges = self.rules.outside.ranges(ipv6);
+        ranges.map(|(first, class)| (first, class.unwrap_or_default())).collect()
+    }
+
+    /// What `subject` says of `class`.
+    pub(crate) fn list(&self, subject: u32, class: u32) -> ListId {
+        if subject == 0 {
+            return ListId::OPEN;
+        }
+        let rules = &*self.rules;
+        let list = rules.subjects.get(subject as usize).and_then(|subject| {
+            let number = rules.rows.number(subject.row, class)?;
+            rules.lists.get((subject.first_list + number) as usize)
+        });
+        list.map_or(ListId::MISSING, |list| ListId(*list))
+    }
+
+    /// Every list, in the order of [`ListId::index`].
+    pub(crate) fn lists(&self) -> impl Iterator<Item = ListId> {
+        [ListId::MISSING, ListId::OPEN].into_iter().chain((0..self.rules.ports.count() as u32).map(ListId))
+    }
+
+    /// The segments of a list: the first key of each, ascending from 0, with the decision from there on.
+    pub(crate) fn segments(&self, list: ListId) -> Vec<(u32, Decision)> {
+        match list {
+            ListId::OPEN => vec![(0, Decision::DEFAULT_ALLOW)],
+            ListId(number) => self.rules.ports.decisions(number),
+        }
+    }
+
+    /// Whether the two addresses are of one endpoint, or of an endpoint and its node.
+    pub(crate) fn is_exempt(&self, one: IpAddr, other: IpAddr) -> bool {
+        self.entry(one).is_exempt_with(&self.entry(other))
+    }
+
+    /// What becomes of a decision about a pair that is exempt.
+    pub(crate) fn exempted(decision: Decision) -> Decision {
+        decision.unisolated()
+    }
+}
