@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use afxdp_driver::Frame;
+use policy_compiler::intent::Revocation;
 use policy_compiler::policy::RuleId;
 use policy_compiler::routes::Route;
 
@@ -11,11 +12,11 @@ use crate::drops::DropReason;
 use crate::flow::entry::NO_PARTNER;
 use crate::flow::state::Standing;
 use crate::flow::{Entry, Flags, Found, Key};
-use crate::judge::{self, Decision, Origin};
+use crate::judge::{self, Decision, Origin, Past};
 use crate::snapshot::{EgressIndex, Role, Way};
 use crate::wire::checksum::transport_ok;
 use crate::wire::icmp::ErrorKind;
-use crate::wire::{L4Kind, tcp};
+use crate::wire::{L4Kind, TCP, tcp};
 
 /// Source ports tried for a masqueraded flow: at half of the range in use, all of them miss once in 2^256 flows.
 const PORT_TRIES: u16 = 256;
@@ -29,13 +30,18 @@ impl Pipeline {
             self.forget(item.parsed.v6, found.slot);
             return self.miss(turn, item, frame);
         }
-        if found.entry.epoch == turn.snapshot.epoch {
+        if turn.snapshot.upholds(item.parsed.v6, &found.entry) {
             self.tally.hits += 1;
             return self.replay(turn, item, frame, &found);
         }
         self.tally.misses += 1;
         match self.renew(turn, item, found) {
-            Renewal::Holds(entry) => self.replay(turn, item, frame, &Found { entry, ..found }),
+            Renewal::Holds(entry) => {
+                if entry.flags.has(Flags::RESET) && !found.entry.flags.has(Flags::DROP) {
+                    self.abort(turn, item, &frame, &found.entry);
+                }
+                self.replay(turn, item, frame, &Found { entry, ..found });
+            }
             Renewal::NoWay(reason) => self.park(turn, item, frame, reason),
             Renewal::Over if found.entry.flags.has(Flags::REPLY) => {
                 self.forget(item.parsed.v6, found.slot);
@@ -64,7 +70,8 @@ impl Pipeline {
         if item.parsed.kind == L4Kind::Tcp && item.parsed.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             return self.end(turn, item, frame, DropReason::TcpInvalid, None);
         }
-        let decision = judge::decide(turn.snapshot, &item.key(), item.parsed.v6, item.origin, None);
+        let decision =
+            judge::decide(turn.snapshot, &item.key(), item.parsed.v6, item.origin, Past::default());
         match decision.verdict {
             Ok(()) => self.admit(turn, item, frame, &decision),
             Err(reason) => self.deny(turn, item, frame, &decision, reason),
@@ -82,8 +89,9 @@ impl Pipeline {
     ) {
         let entry = Entry {
             key: item.key(),
-            rewritten: item.key(),
-            epoch: turn.snapshot.epoch,
+            // What was judged: should another thing be said of that address, it is judged again.
+            rewritten: judged(item, decision),
+            epoch: turn.snapshot.epoch(),
             flags: Flags::drop(reason).with(side(item.origin)),
             rule: rule_of(decision, reason).0,
             partner: NO_PARTNER,
@@ -166,13 +174,19 @@ impl Pipeline {
         let (key, rewritten) = (forward.entry.key, forward.entry.rewritten);
         let backend = SocketAddr::new(rewritten.dst(v6), rewritten.dst_port());
         let kept = forward.entry.flags.has(Flags::SERVICE).then_some(backend);
-        let decision = judge::decide(turn.snapshot, &key, v6, origin, kept);
-        let epoch = turn.snapshot.epoch;
+        let past = Past { backend: kept, passes: !forward.entry.flags.has(Flags::DROP) };
+        let decision = judge::decide(turn.snapshot, &key, v6, origin, past);
+        let epoch = turn.snapshot.epoch();
         match decision.verdict {
             Err(DropReason::ServiceReject | DropReason::ServiceDrop) => return Renewal::Over,
+            // Denied at another backend than it has.
+            Err(_) if decision.service.is_some() && decision.dst.ip() != backend.ip() => {
+                return Renewal::Over;
+            }
             Err(reason) => {
+                let denial = denial(&key, &decision, reason, forward.entry.flags);
                 for entry in [&mut forward.entry, &mut reply.entry] {
-                    entry.flags = entry.flags.forwarding().with(Flags::drop(reason));
+                    entry.flags = entry.flags.forwarding().with(denial);
                     entry.rule = rule_of(&decision, reason).0;
                     entry.epoch = epoch;
                 }
@@ -347,7 +361,7 @@ fn entries(
     egress: EgressIndex,
 ) -> (Entry, Entry) {
     let v6 = item.parsed.v6;
-    let epoch = turn.snapshot.epoch;
+    let epoch = turn.snapshot.epoch();
     let mut flags = Flags::default();
     for (holds, flag) in [(rewritten != item.key(), Flags::NAT), (decision.service.is_some(), Flags::SERVICE)]
     {
@@ -413,6 +427,22 @@ fn origin_of_flow(turn: &Turn<'_>, item: &Item, forward: &Entry, is_reply: bool)
     };
     let port = judge::port_of(turn.snapshot, Role::Uplink)?;
     Some(Origin::Tunnel { port, node })
+}
+
+/// The verdict's flags on a flow that was judged again and is dropped for `reason`; `before` are those of its first direction. A
+/// reset that is due stays so.
+fn denial(key: &Key, decision: &Decision, reason: DropReason, before: Flags) -> Flags {
+    let revoked =
+        !before.has(Flags::DROP) && decision.revocation == Revocation::Reset && key.protocol() == TCP;
+    let resets = revoked || before.has(Flags::RESET);
+    let by_policy = matches!(reason, DropReason::PolicyEgress | DropReason::PolicyIngress);
+    Flags::drop(reason).with(if by_policy && resets { Flags::RESET } else { Flags::default() })
+}
+
+/// The key of a denied packet as policies were asked of it.
+fn judged(item: &Item, decision: &Decision) -> Key {
+    let (v6, key) = (item.parsed.v6, item.key());
+    Key::new(key.src(v6), key.src_port(), decision.dst.ip(), decision.dst.port(), key.protocol())
 }
 
 /// The rules of an allowed flow: of the destination's ingress, of the source's egress.

@@ -17,6 +17,8 @@ mod generations;
 mod packets;
 mod paths;
 mod properties;
+mod revocation;
 mod rows;
 mod seen;
+mod updates;
 mod workers;
