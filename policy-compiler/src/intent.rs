@@ -238,6 +238,9 @@ pub struct Rule {
     pub name: String,
     /// What it does.
     pub action: Action,
+    /// Of a ClusterNetworkPolicy: its peers are, among others, pods by their labels. A pod of which nothing is known yet may be
+    /// one of them.
+    pub selects_pods: bool,
     /// `None`: everyone (absent or empty `from`/`to`).
     pub peers: Option<Peers>,
     /// `None`: every protocol and port (absent or empty `ports`).

@@ -19,7 +19,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::intent::{ObjectName, PolicyKind};
 use crate::objects::Objects;
 use crate::objects::cluster_policy::{
-    EgressPeer, EgressRule, IngressPeer, IngressRule, NamespacedPod, Port, PortsOf, ProtocolMatch, Subject,
+    ClusterNetworkPolicySpec, EgressPeer, EgressRule, IngressPeer, IngressRule, NamespacedPod, Port, PortsOf,
+    ProtocolMatch, Subject,
 };
 
 /// Judges by reading the objects.
@@ -122,10 +123,12 @@ impl<'a> Oracle<'a> {
         });
         for (name, policy) in policies {
             let spec = policy.spec.clone().unwrap_or_default();
-            if spec.tier.as_deref() != Some(tier) || !self.is_subject(&spec.subject.unwrap_or_default(), side)
+            if spec.tier.as_deref() != Some(tier)
+                || !self.is_subject(&spec.subject.clone().unwrap_or_default(), side)
             {
                 continue;
             }
+            let stranger = self.is_stranger(side.peer);
             let rules: Vec<(Option<String>, bool)> = if side.ingress {
                 let matches = |rule: &IngressRule| {
                     let from = rule.from.iter().flatten();
@@ -140,9 +143,14 @@ impl<'a> Oracle<'a> {
                 };
                 spec.egress.iter().flatten().map(|rule| (rule.action.clone(), matches(rule))).collect()
             };
-            let Some(index) = rules.iter().position(|(_, matches)| *matches) else { continue };
+            let closed = |index: usize| stranger && closes_to_strangers(&spec, side.ingress, index, packet);
             let kind = PolicyKind::ClusterNetworkPolicy;
+            let first = rules.iter().enumerate().find(|(index, (_, matches))| *matches || closed(*index));
+            let Some((index, _)) = first else { continue };
             let reason = Reason::Rule { kind, policy: name.clone(), index };
+            if closed(index) {
+                return Some(Finding { allowed: false, reason });
+            }
             return match rules[index].0.as_deref() {
                 Some("Accept") => Some(Finding { allowed: true, reason }),
                 Some("Deny") => Some(Finding { allowed: false, reason }),
@@ -151,6 +159,18 @@ impl<'a> Oracle<'a> {
             };
         }
         None
+    }
+
+    /// An address of a node's pod range that no pod and no node has: a pod of which nothing is known yet.
+    fn is_stranger(&self, address: IpAddr) -> bool {
+        let is_hosts =
+            |pod: &Pod| is_running(pod) && is_host_network(pod) && pod_addresses(pod).contains(&address);
+        let mut nodes = self.objects.nodes.values();
+        let in_range = nodes.any(|node| pod_ranges(node).iter().any(|range| range.contains(&address)));
+        in_range
+            && self.pod_at(address).is_none()
+            && !self.objects.nodes.values().any(|node| node_addresses(node).contains(&address))
+            && !self.objects.pods.values().any(is_hosts)
     }
 
     /// "v1.NetworkPolicy always makes a final decision for selected pods." And: "By default, a pod is non-isolated. It is
@@ -273,6 +293,33 @@ impl<'a> Oracle<'a> {
         labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.to_owned());
         labels
     }
+}
+
+/// Who a stranger is nobody knows. The API, of peers that are not understood: "For Accept rules, fail closed means: treat the rule as
+/// matching no traffic. For Deny and Pass rules: treat the rule as a Deny all rule."
+fn closes_to_strangers(
+    spec: &ClusterNetworkPolicySpec,
+    ingress: bool,
+    index: usize,
+    packet: &Packet<'_>,
+) -> bool {
+    let has_pods = |namespaces: &Option<LabelSelector>, pods: &Option<NamespacedPod>| {
+        namespaces.is_some() || pods.is_some()
+    };
+    let (action, selects, protocols) = if ingress {
+        let Some(rule) = spec.ingress.iter().flatten().nth(index) else { return false };
+        let selects = rule.from.iter().flatten().any(|peer| has_pods(&peer.namespaces, &peer.pods));
+        (&rule.action, selects, rule.protocols.as_deref())
+    } else {
+        let Some(rule) = spec.egress.iter().flatten().nth(index) else { return false };
+        let selects = rule.to.iter().flatten().any(|peer| has_pods(&peer.namespaces, &peer.pods));
+        (&rule.action, selects, rule.protocols.as_deref())
+    };
+    // A stranger may call any of its ports by any name.
+    let any_name = !ingress
+        && [6, 17, 132].contains(&packet.protocol)
+        && protocols.iter().copied().flatten().any(|protocol| protocol.destination_named_port.is_some());
+    selects && action.as_deref() != Some("Accept") && (protocols_match(protocols, packet) || any_name)
 }
 
 /// A pod whose policies are asked, and who is at the other end.
@@ -427,6 +474,13 @@ fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
     let many: Vec<&String> = status.pod_ips.iter().flatten().map(|ip| &ip.ip).collect();
     let texts = if many.is_empty() { status.pod_ip.iter().collect() } else { many };
     texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+fn pod_ranges(node: &Node) -> Vec<IpNet> {
+    let spec = node.spec.clone().unwrap_or_default();
+    let ranges = spec.pod_cidrs.unwrap_or_default();
+    let ranges = if ranges.is_empty() { spec.pod_cidr.into_iter().collect() } else { ranges };
+    ranges.iter().filter_map(|range| range.parse().ok()).collect()
 }
 
 fn node_addresses(node: &Node) -> Vec<IpAddr> {

@@ -151,6 +151,7 @@ impl From<Rule> for proto::Rule {
             ports: rule.ports.map(|ports| proto::PortMatches { matches: all(ports) }),
             action: proto::Action::from(rule.action).into(),
             name: rule.name,
+            selects_pods: rule.selects_pods,
         }
     }
 }
@@ -164,6 +165,7 @@ fn rule(kind: PolicyKind, message: proto::Rule) -> Result<Rule, FieldError> {
     Ok(Rule {
         index: message.index,
         name: message.name,
+        selects_pods: message.selects_pods,
         action: action(kind, message.action).in_field("action")?,
         peers: message.peers.map(peers).transpose()?,
         ports: message.ports.map(ports).transpose()?,

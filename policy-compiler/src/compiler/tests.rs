@@ -126,8 +126,9 @@ fn policies() -> impl Strategy<Value = Policy> {
     let ports = select(vec![None, Some(80_u16), Some(8080)]);
     let peers = prop::option::of((identities(), prop::collection::vec(block, 0..2)));
     let action = select(vec![Action::Accept, Action::Deny, Action::Pass]);
-    let rule = (peers, ports, action).prop_map(|(peers, port, action)| Rule {
+    let rule = (peers, ports, action, any::<bool>()).prop_map(|(peers, port, action, selects_pods)| Rule {
         action,
+        selects_pods,
         peers: peers.map(|(identities, blocks)| Peers { identities, blocks }),
         ports: port
             .map(|port| vec![PortMatch { protocol: Protocol::Tcp, port: PortSelector::Range(port, port) }]),

@@ -48,6 +48,7 @@ struct Draft<'a> {
 struct DraftRule {
     name: String,
     action: Action,
+    selects_pods: bool,
     peers: Option<DraftPeers>,
     ports: Option<Vec<PortMatch>>,
 }
@@ -93,6 +94,7 @@ pub(super) fn resolve(drafts: &Drafts<'_>, members: &[Vec<u32>]) -> Vec<Policy> 
         let rule = |(index, rule): (usize, &DraftRule)| Rule {
             index: index as u32,
             name: rule.name.clone(),
+            selects_pods: rule.selects_pods,
             action: rule.action,
             peers: rule.peers.as_ref().map(peers),
             ports: rule.ports.clone(),

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::peers::{Classes, Groups};
+use ipnet::IpNet;
+
+use super::peers::{Classes, Groups, Owner};
 use super::ports::{Asked, PortListBuilder, Span};
 use super::rows::RowBuilder;
 use super::{Entry, NOBODY, PolicyOrigin, PolicyTable, RuleId, RuleOrigin, Rules, Subject};
@@ -34,7 +36,8 @@ pub(super) fn compile(view: &View<'_>) -> Result<PolicyTable, CompileError> {
     let mut rules = Rules { origins: Arc::new(std::mem::take(&mut numbered.origins)), ..Rules::default() };
     rules.policies = policies.iter().map(|policy| origin(policy)).collect();
     rules.nodes = view.nodes.iter().map(|node| node.name.clone()).zip(0..).collect();
-    let mut classes = std::mem::take(&mut numbered.groups).finish(view.identities.len());
+    let pod_ranges: Vec<IpNet> = view.nodes.iter().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
+    let mut classes = std::mem::take(&mut numbered.groups).finish(view.identities.len(), &pod_ranges);
     let subjects = Subjects::of(&policies, &numbered, &view.identities); // 3
     let addresses = addresses(view, &mut rules, &subjects, &mut classes)?; // 4
     write_subjects(&mut rules, &subjects, &classes); // 5
@@ -139,6 +142,9 @@ fn number_rules(policies: &[&Policy], identities: &[&Identity]) -> Numbered {
                     revocation: policy.revocation,
                 });
                 let asked = Asked { rule: id, tier: policy.tier, action: rule.action };
+                if rule.selects_pods && rule.action != Action::Accept {
+                    parts.push(against_strangers(rule, asked, ingress, &mut numbered.groups));
+                }
                 let named = |port: &&PortMatch| !ingress && matches!(port.port, PortSelector::Named(_));
                 let (named, plain): (Vec<&PortMatch>, Vec<&PortMatch>) =
                     rule.ports.iter().flatten().partition(named);
@@ -170,6 +176,20 @@ fn number_rules(policies: &[&Policy], identities: &[&Identity]) -> Numbered {
         numbered.parts.push(Parts { tier: policy.tier, ingress, egress });
     }
     numbered
+}
+
+/// A pod of which nothing is known yet may be a peer that a rule denies, or leaves to others that would deny it: it is closed,
+/// as the API has it closed where an implementation does not know who a peer is. What ports it names nobody knows: any.
+fn against_strangers(rule: &Rule, asked: Asked, ingress: bool, groups: &mut Groups) -> Part {
+    let known = |port: &PortMatch| match &port.port {
+        PortSelector::Named(_) if !ingress => PortMatch { protocol: port.protocol, port: PortSelector::Any },
+        _ => port.clone(),
+    };
+    Part {
+        asked: Asked { action: Action::Deny, ..asked },
+        group: groups.strangers(),
+        ports: rule.ports.as_ref().map(|ports| ports.iter().map(known).collect()),
+    }
 }
 
 /// All named ports with their identities, identities ascending.
@@ -268,7 +288,7 @@ fn addresses(
     let host = |node: u32, class: u32| Entry { endpoint: NOBODY, node, class, ingress: 0, egress: 0 };
     for (node, number) in view.nodes.iter().zip(0..) {
         for address in &node.addresses {
-            addresses.insert(*address, host(number, classes.of_address(*address, None)));
+            addresses.insert(*address, host(number, classes.of_address(*address, Owner::Host)));
         }
     }
     for (number, endpoint) in view.endpoints() {
@@ -279,13 +299,13 @@ fn addresses(
         };
         for address in &endpoint.addresses {
             if !endpoint.host_network {
-                let class = classes.of_address(*address, Some(identity));
+                let class = classes.of_address(*address, Owner::Endpoint(identity));
                 addresses.insert(*address, Entry { endpoint: number, node, class, ingress, egress });
             } else if addresses.get(address).is_none_or(|entry| entry.endpoint != NOBODY) {
                 // An ordinary endpoint has precedence, wherever it stands.
                 rules.stray_hosts.insert(*address);
                 if addresses.get(address).is_none() {
-                    addresses.insert(*address, host(node, classes.of_address(*address, None)));
+                    addresses.insert(*address, host(node, classes.of_address(*address, Owner::Host)));
                 }
             }
         }

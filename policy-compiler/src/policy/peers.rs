@@ -6,6 +6,8 @@
 //!   any address ─► ipBlocks ────────┘                          └─
 //! ```
 //!
+//! A *stranger* is an address of a pod range that no endpoint has: a pod of which nothing is known here yet.
+//!
 //! ipBlocks hold for pods' addresses as for any other. The ipBlocks that contain an address follow from its longest
 //! match among all their prefixes and excepts, so they are worked out once a prefix, not once an address.
 
@@ -29,6 +31,28 @@ pub(super) struct Group {
     blocks: Vec<u32>,
     /// Of the blocks' addresses only those of endpoints of these identities.
     blocks_only: Option<Vec<u32>>,
+    /// Of the blocks' addresses only those that nobody has.
+    strangers_only: bool,
+}
+
+/// Who has an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    /// Nobody who is known.
+    Nobody,
+    /// A node.
+    Host,
+    /// An endpoint of that identity.
+    Endpoint(u32),
+}
+
+impl Owner {
+    fn identity(self) -> Option<u32> {
+        match self {
+            Owner::Nobody | Owner::Host => None,
+            Owner::Endpoint(identity) => Some(identity),
+        }
+    }
 }
 
 /// Collects the groups of all rules; then classes are made of them.
@@ -38,6 +62,8 @@ pub(super) struct Groups {
     numbers: FastMap<Group, u32>,
     blocks: Vec<IpBlock>,
     block_numbers: HashMap<IpBlock, u32>,
+    /// The group of strangers, where a rule has asked for it.
+    strangers: Option<u32>,
 }
 
 /// The classes. Number 0 is the class of those who are in no group.
@@ -50,8 +76,8 @@ pub(super) struct Classes {
     /// From an address to its set of blocks.
     prefixes: PrefixMap<u32>,
     block_sets: Vec<Vec<u32>>,
-    /// Class by identity and set of blocks, and by set of groups.
-    known: FastMap<(Option<u32>, Option<u32>), u32>,
+    /// Class by owner and set of blocks, and by set of groups.
+    known: FastMap<(Owner, Option<u32>), u32>,
     by_groups: FastMap<Vec<u32>, u32>,
     /// The classes of each group, and their count.
     members: Vec<Vec<u32>>,
@@ -63,14 +89,14 @@ pub(super) struct Classes {
 pub(super) struct KnownClasses {
     /// From an address to its set of blocks.
     prefixes: PrefixMap<u32>,
-    /// By identity and set of blocks.
-    known: FastMap<(Option<u32>, Option<u32>), u32>,
+    /// By owner and set of blocks.
+    known: FastMap<(Owner, Option<u32>), u32>,
 }
 
 impl KnownClasses {
     /// The class of an endpoint's address; `None` where no address like it was there.
     pub(super) fn of_address(&self, address: IpAddr, identity: u32) -> Option<u32> {
-        self.known.get(&(Some(identity), self.prefixes.lookup(address))).copied()
+        self.known.get(&(Owner::Endpoint(identity), self.prefixes.lookup(address))).copied()
     }
 }
 
@@ -85,13 +111,26 @@ impl Groups {
                 let blocks: BTreeSet<u32> = peers.blocks.iter().map(|block| self.block(block)).collect();
                 let identities: BTreeSet<u32> = peers.identities.iter().copied().filter(wanted).collect();
                 Group {
-                    everyone: false,
                     identities: identities.into_iter().collect(),
                     blocks_only: only.filter(|_| !blocks.is_empty()).map(<[u32]>::to_vec),
                     blocks: blocks.into_iter().collect(),
+                    ..Group::default()
                 }
             }
         };
+        self.number_of(group)
+    }
+
+    /// The number of the group of strangers.
+    pub(super) fn strangers(&mut self) -> u32 {
+        if let Some(number) = self.strangers {
+            return number;
+        }
+        let number = self.number_of(Group { strangers_only: true, ..Group::default() });
+        *self.strangers.insert(number)
+    }
+
+    fn number_of(&mut self, group: Group) -> u32 {
         if let Some(number) = self.numbers.get(&group) {
             return *number;
         }
@@ -101,10 +140,13 @@ impl Groups {
         number
     }
 
-    /// Ready to classify, with `identities` identities.
-    pub(super) fn finish(self, identities: usize) -> Classes {
+    /// Ready to classify, with `identities` identities. Of the addresses in `pod_ranges` those that nobody has are strangers'.
+    pub(super) fn finish(self, identities: usize, pod_ranges: &[IpNet]) -> Classes {
         let mut of_identity = vec![Vec::new(); identities];
         let mut of_block = vec![Vec::new(); self.blocks.len()];
+        // All ranges together are one block more: that of the group of strangers, where there is one.
+        let ranges = if self.strangers.is_some() { pod_ranges } else { &[] };
+        of_block.extend(self.strangers.map(|strangers| vec![strangers]));
         for (number, group) in self.groups.iter().enumerate() {
             let file = |lists: &mut Vec<Vec<u32>>, at: u32| {
                 lists.get_mut(at as usize).into_iter().for_each(|list| list.push(number as u32));
@@ -112,7 +154,7 @@ impl Groups {
             group.identities.iter().for_each(|identity| file(&mut of_identity, *identity));
             group.blocks.iter().for_each(|block| file(&mut of_block, *block));
         }
-        let (prefixes, block_sets) = block_sets(&self.blocks);
+        let (prefixes, block_sets) = block_sets(&self.blocks, ranges);
         let members = vec![Vec::new(); self.groups.len()];
         let mut classes = Classes {
             groups: self.groups,
@@ -123,10 +165,14 @@ impl Groups {
             members,
             ..Classes::default()
         };
-        classes.class(None, None);
-        // Those whose endpoints all have gone, or are in blocks, may get others.
+        classes.class(Owner::Nobody, None);
+        // Those whose endpoints all have gone, or are in blocks, may get others: there, or anywhere in a pod range.
+        let ranges: BTreeSet<Option<u32>> =
+            ranges.iter().map(|range| classes.prefixes.lookup(range.trunc().addr())).chain([None]).collect();
         for identity in 0..identities as u32 {
-            classes.class(Some(identity), None);
+            for set in &ranges {
+                classes.class(Owner::Endpoint(identity), *set);
+            }
         }
         classes
     }
@@ -143,16 +189,16 @@ impl Groups {
 }
 
 impl Classes {
-    /// The class of an address; of the endpoint that has it, if any, `identity`.
-    pub(super) fn of_address(&mut self, address: IpAddr, identity: Option<u32>) -> u32 {
+    /// The class of an address that `owner` has.
+    pub(super) fn of_address(&mut self, address: IpAddr, owner: Owner) -> u32 {
         let blocks = self.prefixes.lookup(address);
-        self.class(identity, blocks)
+        self.class(owner, blocks)
     }
 
     /// The class of every address that no endpoint has.
     pub(super) fn outside(&mut self) -> PrefixMap<u32> {
         let classes: Vec<u32> =
-            (0..self.block_sets.len() as u32).map(|set| self.class(None, Some(set))).collect();
+            (0..self.block_sets.len() as u32).map(|set| self.class(Owner::Nobody, Some(set))).collect();
         self.prefixes.map(|set| classes.get(set as usize).copied().unwrap_or_default())
     }
 
@@ -176,11 +222,11 @@ impl Classes {
         self.count
     }
 
-    fn class(&mut self, identity: Option<u32>, blocks: Option<u32>) -> u32 {
-        if let Some(class) = self.known.get(&(identity, blocks)) {
+    fn class(&mut self, owner: Owner, blocks: Option<u32>) -> u32 {
+        if let Some(class) = self.known.get(&(owner, blocks)) {
             return *class;
         }
-        let groups = self.groups_of(identity, blocks);
+        let groups = self.groups_of(owner, blocks);
         let class = match self.by_groups.get(&groups) {
             Some(class) => *class,
             None => {
@@ -193,18 +239,20 @@ impl Classes {
                 class
             }
         };
-        self.known.insert((identity, blocks), class);
+        self.known.insert((owner, blocks), class);
         class
     }
 
-    fn groups_of(&self, identity: Option<u32>, blocks: Option<u32>) -> Vec<u32> {
+    fn groups_of(&self, owner: Owner, blocks: Option<u32>) -> Vec<u32> {
+        let identity = owner.identity();
         let by_identity = identity.and_then(|identity| self.of_identity.get(identity as usize));
         let mut groups: Vec<u32> = by_identity.into_iter().flatten().copied().collect();
         let blocks = blocks.and_then(|set| self.block_sets.get(set as usize)).into_iter().flatten();
         for group in blocks.filter_map(|block| self.of_block.get(*block as usize)).flatten() {
-            let only = self.groups.get(*group as usize).and_then(|group| group.blocks_only.as_deref());
+            let Some(about) = self.groups.get(*group as usize) else { continue };
             let meant = |only: &[u32]| identity.is_some_and(|identity| only.binary_search(&identity).is_ok());
-            if only.is_none_or(meant) {
+            let to_stranger = !about.strangers_only || owner == Owner::Nobody;
+            if to_stranger && about.blocks_only.as_deref().is_none_or(meant) {
                 groups.push(*group);
             }
         }
@@ -215,18 +263,23 @@ impl Classes {
 }
 
 /// For each prefix that any block names, the set of blocks which an address with that longest match is in. Such a set
-/// is that of the next shorter prefix, without the blocks that except this one, with the blocks that are this one.
-fn block_sets(blocks: &[IpBlock]) -> (PrefixMap<u32>, Vec<Vec<u32>>) {
+/// is that of the next shorter prefix, without the blocks that except this one, with the blocks that are this one. All of
+/// `ranges` together are one block more. Equal sets are one.
+fn block_sets(blocks: &[IpBlock], ranges: &[IpNet]) -> (PrefixMap<u32>, Vec<Vec<u32>>) {
     let mut begins = HashMap::<IpNet, Vec<u32>>::new();
     let mut excepts = HashMap::<IpNet, Vec<u32>>::new();
     for (number, block) in blocks.iter().enumerate() {
         begins.entry(block.cidr.trunc()).or_default().push(number as u32);
         block.except.iter().for_each(|part| excepts.entry(part.trunc()).or_default().push(number as u32));
     }
+    for range in ranges {
+        begins.entry(range.trunc()).or_default().push(blocks.len() as u32);
+    }
     let mut prefixes: Vec<IpNet> = begins.keys().chain(excepts.keys()).copied().collect();
     prefixes.sort_by_key(|prefix| (prefix.addr().is_ipv6(), bounds(prefix).0, prefix.prefix_len()));
     prefixes.dedup();
     let mut sets = Vec::<Vec<u32>>::new();
+    let mut known = HashMap::<Vec<u32>, u32>::new();
     let mut entries = Vec::new();
     let mut open = Vec::<(IpNet, u32)>::new();
     for prefix in prefixes {
@@ -237,8 +290,10 @@ fn block_sets(blocks: &[IpBlock]) -> (PrefixMap<u32>, Vec<Vec<u32>>) {
         for block in excepts.get(&prefix).into_iter().flatten() {
             set.remove(block);
         }
-        let number = sets.len() as u32;
-        sets.push(set.into_iter().collect());
+        let number = *known.entry(set.into_iter().collect()).or_insert_with_key(|set| {
+            sets.push(set.clone());
+            sets.len() as u32 - 1
+        });
         entries.push((prefix, number));
         open.push((prefix, number));
     }
@@ -263,16 +318,16 @@ mod tests {
             block("::/0", &["fd00::/8"]),
             block("10.0.0.0/8", &[]),
         ];
-        let (prefixes, sets) = block_sets(&blocks);
+        let (prefixes, sets) = block_sets(&blocks, &[net("10.1.0.0/16"), net("fd00::/16")]);
         let rows: [(&str, &[u32]); 8] = [
             ("1.2.3.4", &[0]),
             ("10.0.0.1", &[1, 4]),
-            ("10.1.0.1", &[4]),
-            ("10.1.2.4", &[4]),
-            ("10.1.2.3", &[2, 4]),
+            ("10.1.0.1", &[4, 5]),
+            ("10.1.2.4", &[4, 5]),
+            ("10.1.2.3", &[2, 4, 5]),
             ("11.0.0.0", &[0]),
             ("2001:db8::1", &[3]),
-            ("fd00::1", &[]),
+            ("fd00::1", &[5]),
         ];
         for (address, expected) in rows {
             let set = prefixes.lookup(address.parse().unwrap()).unwrap();

@@ -158,7 +158,7 @@ fn cut(mut spans: Vec<Span>, isolated: bool) -> Vec<(u32, Ruling)> {
     let mut segments = Vec::<(u32, Ruling)>::new();
     for border in borders {
         while let Some(span) = coming.next_if(|span| span.first <= border) {
-            open.tier(span.asked.tier).push(Reverse((span.asked.rule, span.last, span.asked.action)));
+            open.tier(span.asked.tier).push(Reverse((span.asked.rule, span.asked.action, span.last)));
         }
         let ruling = open.ruling(border, isolated);
         if segments.last().is_none_or(|(_, before)| *before != ruling) {
@@ -168,8 +168,8 @@ fn cut(mut spans: Vec<Span>, isolated: bool) -> Vec<(u32, Ruling)> {
     segments
 }
 
-/// Spans by the rule's number: its last key and its action.
-type Open = BinaryHeap<Reverse<(RuleId, u32, Action)>>;
+/// Spans by the rule's number: its action and its last key. Where one rule both denies and passes, it denies.
+type Open = BinaryHeap<Reverse<(RuleId, Action, u32)>>;
 
 /// The spans that the sweep is in.
 #[derive(Default)]
@@ -204,10 +204,10 @@ impl OpenSpans {
 
 /// The lowest rule that is still open at `key`.
 fn lowest(open: &mut Open, key: u32) -> Option<(RuleId, Action)> {
-    while open.peek().is_some_and(|Reverse((_, last, _))| *last < key) {
+    while open.peek().is_some_and(|Reverse((.., last))| *last < key) {
         open.pop();
     }
-    open.peek().map(|Reverse((rule, _, action))| (*rule, *action))
+    open.peek().map(|Reverse((rule, action, _))| (*rule, *action))
 }
 
 /// What a rule of a ClusterNetworkPolicy decides; nothing where it passes.

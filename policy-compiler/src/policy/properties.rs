@@ -216,7 +216,9 @@ pub(crate) fn cluster() -> impl Strategy<Value = Objects> {
         for (number, (name, labels)) in (1..).zip(NODES.into_iter().zip(nodes)) {
             let addresses = [format!("192.0.2.{number}"), format!("fd00:2::{number}")];
             let addresses = addresses.map(|address| json!({"type": "InternalIP", "address": address}));
-            let node = json!({"metadata": {"name": name, "labels": labels}, "status": {"addresses": addresses}});
+            let subnet = number - 1;
+            let ranges = [format!("10.244.{subnet}.0/24"), format!("fd00:1::{subnet}:0/112")];
+            let node = json!({"metadata": {"name": name, "labels": labels}, "spec": {"podCIDRs": ranges}, "status": {"addresses": addresses}});
             objects.nodes.insert(ObjectName::new("", name), read(node));
         }
         for (name, labels) in NAMESPACES.into_iter().zip(namespaces) {
@@ -268,7 +270,7 @@ pub(crate) fn addresses(objects: &Objects) -> Vec<IpAddr> {
     let (intent, _) = objects.intent("a").unwrap();
     let pods = intent.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied());
     let nodes = intent.nodes.iter().flat_map(|node| node.addresses.iter().copied());
-    let world = ["10.244.0.200", "192.0.2.77", "198.51.100.1", "fd00:1::ffff", "2001:db8::1"];
+    let world = ["10.244.0.200", "192.0.2.77", "198.51.100.1", "fd00:1::ffff", "fd00:1::7:1", "2001:db8::1"];
     let all: BTreeSet<IpAddr> = pods.chain(nodes).chain(world.map(|text| text.parse().unwrap())).collect();
     all.into_iter().collect()
 }

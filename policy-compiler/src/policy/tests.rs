@@ -26,7 +26,11 @@ impl Cluster {
         let mut objects = Objects::default();
         for (name, address) in [("a", NODE), ("b", OTHER)] {
             let addresses = json!([{"type": "InternalIP", "address": address}]);
-            let node = json!({"metadata": {"name": name, "labels": {"name": name}}, "status": {"addresses": addresses}});
+            let node = json!({
+                "metadata": {"name": name, "labels": {"name": name}},
+                "spec": {"podCIDR": if name == "a" { "10.244.0.0/24" } else { "10.244.1.0/24" }},
+                "status": {"addresses": addresses},
+            });
             objects.nodes.insert(ObjectName::new("", name), read(node));
         }
         let pods =
@@ -189,6 +193,47 @@ fn host_network_is_the_node_on_either_side() {
     let cluster = Cluster::new().tier("nodes", "Admin", 1, nodes);
     assert_eq!(cluster.egress(OTHER), "denied by ClusterNetworkPolicy nodes egress[0]");
     assert_eq!(cluster.egress(NODE), "allowed by default");
+}
+
+/// A pod of another node may send before this one's tables know it. What a rule would keep from a pod of its labels, it keeps from
+/// one whose labels nobody knows.
+#[test]
+fn a_pod_that_is_not_known_yet_is_closed() {
+    const STRANGER: &str = "10.244.1.77";
+    let from = |cluster: &Cluster, at: &str, port| {
+        let table = cluster.table();
+        said(&table, table.judge(address(at), address(SERVER), 6, port).ingress)
+    };
+    let others =
+        json!({"action": "Deny", "from": [{"pods": {"podSelector": {"matchLabels": {"app": "other"}}}}]});
+    let cluster = Cluster::new().tier(
+        "top",
+        "Admin",
+        1,
+        ingress(&[on_port("Accept", 80), on_port("Pass", 81), others]),
+    );
+    assert_eq!(cluster.ingress(80), "allowed by ClusterNetworkPolicy top ingress[0]");
+    assert_eq!(cluster.ingress(81), "allowed by default");
+    assert_eq!(cluster.ingress(82), "allowed by default");
+    assert_eq!(from(&cluster, STRANGER, 80), "denied by ClusterNetworkPolicy top ingress[2]");
+    assert_eq!(from(&cluster, STRANGER, 81), "denied by ClusterNetworkPolicy top ingress[1]");
+    for known in ["203.0.113.1", NODE, OTHER] {
+        assert_eq!(from(&cluster, known, 81), "allowed by default", "{known} is no pod");
+    }
+    // NetworkPolicy only ever allows: it is closed to strangers as it is.
+    let isolated = Cluster::new().isolate("np", isolates(json!([{"from": [{"podSelector": {}}]}])));
+    assert_eq!(
+        (isolated.ingress(80).as_str(), from(&isolated, STRANGER, 80).as_str()),
+        ("allowed by NetworkPolicy shop/np ingress[0]", "denied by no rule")
+    );
+    let networks = json!({"egress": [{"action": "Deny", "to": [{"networks": ["203.0.113.0/24"]}]}]});
+    assert_eq!(Cluster::new().tier("top", "Admin", 1, networks).egress(STRANGER), "allowed by default");
+    let named = json!({"egress": [{
+        "action": "Deny", "to": [{"namespaces": {}}], "protocols": [{"destinationNamedPort": "db"}],
+    }]});
+    let named = Cluster::new().tier("top", "Admin", 1, named);
+    assert_eq!(named.egress(SERVER), "allowed by default", "it has no such port");
+    assert_eq!(named.egress(STRANGER), "denied by ClusterNetworkPolicy top egress[0]");
 }
 
 /// NetworkPolicy never comes between a pod and its node; a rule that says so does.

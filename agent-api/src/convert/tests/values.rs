@@ -129,8 +129,16 @@ fn rule(cluster: bool) -> impl Strategy<Value = Rule> {
     let actions =
         if cluster { vec![Action::Accept, Action::Deny, Action::Pass] } else { vec![Action::Accept] };
     let ports = option::of(vec(port_match(), 0..3));
-    (any::<u32>(), text(), select(actions), option::of(peers()), ports)
-        .prop_map(|(index, name, action, peers, ports)| Rule { index, name, action, peers, ports })
+    (any::<u32>(), text(), any::<bool>(), select(actions), option::of(peers()), ports).prop_map(
+        |(index, name, selects_pods, action, peers, ports)| Rule {
+            index,
+            name,
+            selects_pods,
+            action,
+            peers,
+            ports,
+        },
+    )
 }
 
 fn peers() -> impl Strategy<Value = Peers> {

@@ -169,7 +169,8 @@ impl<'a> Reader<'_, 'a> {
                 "nodes and networks have no named ports: destinationNamedPort cannot stand with them";
             return Err((at.to_owned(), problem.into()));
         }
-        Ok(DraftRule { name, action, peers: Some(peers), ports })
+        let selects_pods = !peers.selections.is_empty();
+        Ok(DraftRule { name, action, selects_pods, peers: Some(peers), ports })
     }
 
     fn cluster_peer(
