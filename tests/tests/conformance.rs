@@ -73,7 +73,7 @@ fn all_that_others_recorded_is_read() {
 fn one_flow(folder: &Path, verdict: &str) {
     let cluster = checkout().join("tests/cases/clusters/two-nodes.yaml").canonicalize().unwrap();
     let case = format!(
-        "about: a case of the runner's own\nsource: none\nobjects: [{}]\nsteps:\n  - expect:\n      - on: [tcp/80]\n        verdicts: |\n               x/b\n          x/a  {verdict}\n",
+        "about: a case of the runner's own\nsource: none\nobjects: [{}]\nsteps:\n  - expect:\n      - on: [tcp/80]\n        verdicts: |\n          from x/b\n          x/a  {verdict}\n",
         cluster.display()
     );
     std::fs::write(folder.join("case.yaml"), case).unwrap();

@@ -1,12 +1,15 @@
-//! Tables of verdicts, as text: a line with the destinations, then a line for each source.
+//! Tables of verdicts, as text: a line with `from` and the destinations, then a line for each source.
 //!
 //! ```text
-//!             x/a  x/b  node-a
-//!     x/a      A    A    A        A: allowed, D: denied, .: not asked
-//!     y/c      D    A    .
+//!     from   x/a  x/b  node-a
+//!     x/a    A    A    A        A: allowed, D: denied, .: not asked
+//!     y/c    D    A    .
 //! ```
 
 use anyhow::{Context, Result, bail, ensure};
+
+/// What the first line begins with: all lines have one indentation then, as YAML wants it.
+const CORNER: &str = "from";
 
 /// One cell that is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +29,9 @@ pub struct Cell {
 pub fn parse(text: &str) -> Result<Vec<Cell>> {
     let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let (_, head) = lines.next().context("is empty")?;
-    let columns: Vec<&str> = head.split_whitespace().collect();
+    let mut words = head.split_whitespace();
+    ensure!(words.next() == Some(CORNER), "line 1: does not begin with {CORNER:?} and the destinations");
+    let columns: Vec<&str> = words.collect();
     once(&columns).context("line 1")?;
     let mut cells = Vec::new();
     let mut rows = Vec::new();
@@ -70,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_table_is_its_cells() {
-        let cells = parse("      x/a  b\n\n x/a   A  D\n b     .  A\n").unwrap();
+        let cells = parse(" from x/a  b\n\n x/a   A  D\n b     .  A\n").unwrap();
         let told: Vec<_> =
             cells.iter().map(|c| format!("{} {} {}", c.from, c.to, u8::from(c.allowed))).collect();
         assert_eq!(told, ["x/a x/a 1", "x/a b 0", "b b 1"]);
@@ -80,12 +85,13 @@ mod tests {
     fn what_is_no_table_is_refused_with_its_line() {
         let rows = [
             ("", "is empty"),
-            ("a b", "asks nothing"),
-            ("a b\nc . .", "asks nothing"),
-            ("a b a\nc A A A", "line 1: a is there twice"),
-            ("a b\nc A", "line 2, c: 1 verdicts for 2 columns"),
-            ("a b\nc A D\nd A x", "line 3, d: \"x\" is not A (allowed), D (denied) or . (not asked)"),
-            ("a\nc A\nc D", "c is there twice"),
+            ("a b\nc A A", "line 1: does not begin with \"from\" and the destinations"),
+            ("from a b", "asks nothing"),
+            ("from a b\nc . .", "asks nothing"),
+            ("from a b a\nc A A A", "line 1: a is there twice"),
+            ("from a b\nc A", "line 2, c: 1 verdicts for 2 columns"),
+            ("from a b\nc A D\nd A x", "line 3, d: \"x\" is not A (allowed), D (denied) or . (not asked)"),
+            ("from a\nc A\nc D", "c is there twice"),
         ];
         for (text, expected) in rows {
             assert_eq!(format!("{:#}", parse(text).unwrap_err()), expected, "{text:?}");
@@ -96,6 +102,7 @@ mod tests {
         #[test]
         fn no_text_makes_the_reader_panic(text in "[ADx.\n /ab]{0,60}") {
             let _ = parse(&text);
+            let _ = parse(&format!("from {text}"));
         }
     }
 }

@@ -31,9 +31,9 @@ steps:
   - expect:
       - on: [tcp/80, icmp]
         verdicts: |
-                   x/a  x/four  far
-          x/a       A     A      D
-          node-a    A     .      .
+          from    x/a  x/four  far
+          x/a     A    A       D
+          node-a  A    .       .
 "#;
 
 /// Loads a folder with these two files.
@@ -80,9 +80,9 @@ fn a_malformed_case_is_refused_with_file_and_field() {
         ("tcp/80", "tcp/65536", "steps[0]: expect[0].on[0]: \"tcp/65536\""),
         ("[tcp/80, icmp]", "[]", "steps[0]: expect[0].on: is empty"),
         ("[tcp/80, icmp]", "[icmp, icmp]", "steps[0]: expect[0].verdicts: x/a -> x/a icmp"),
-        ("node-a    A", "node-b    A", "steps[0]: expect[0].verdicts: \"node-b\" is no running pod, node or outside"),
-        ("A     .      .", "A     .", "steps[0]: expect[0].verdicts: line 3, node-a: 2 verdicts for 3 columns"),
-        ("A     .      .", "A     x      .", "steps[0]: expect[0].verdicts: line 3, node-a: \"x\" is not A"),
+        ("node-a  A", "node-b  A", "steps[0]: expect[0].verdicts: \"node-b\" is no running pod, node or outside"),
+        ("A    .       .", "A    .", "steps[0]: expect[0].verdicts: line 3, node-a: 2 verdicts for 3 columns"),
+        ("A    .       .", "A    x       .", "steps[0]: expect[0].verdicts: line 3, node-a: \"x\" is not A"),
         ("  - expect:", "  - refused: [x]\n    expect:", "steps[0]: expect and refused exclude each other"),
         ("verdicts:", "verdict:", "steps[0].expect[0]"),
     ];
