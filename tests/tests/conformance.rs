@@ -109,11 +109,19 @@ fn what_cannot_be_run_ends_with_code_2_and_says_where() {
     one_flow(folder.path(), "?");
     let malformed = run_binary("conformance", &[path]).unwrap();
     assert_eq!(malformed.code, Some(2), "{}", malformed.out);
-    assert!(malformed.out.contains("case.yaml: steps[0]: expect[0].verdicts: line 2, x/a: \"?\""), "{}", malformed.out);
+    assert!(
+        malformed.out.contains("case.yaml: steps[0]: expect[0].verdicts: line 2, x/a: \"?\""),
+        "{}",
+        malformed.out
+    );
     let filtered = run_binary("conformance", &["--filter", "no such case"]).unwrap();
     assert_eq!(filtered.code, Some(2), "{}", filtered.out);
     std::fs::write(folder.path().join("file.json"), "{}").unwrap();
     let file = folder.path().join("file.json");
     let neither = run_binary("conformance", &[file.to_str().unwrap()]).unwrap();
-    assert!(neither.code == Some(2) && neither.out.contains("file.json: has neither cases"), "{}", neither.out);
+    assert!(
+        neither.code == Some(2) && neither.out.contains("file.json: has neither cases"),
+        "{}",
+        neither.out
+    );
 }

@@ -114,7 +114,10 @@ impl State {
             Event::Delete { kind, namespace, name } => {
                 let before = self.policies.len();
                 self.policies.retain(|policy| identity(policy) != [kind, namespace, name]);
-                ensure!(self.policies.len() + 1 == before, "delete: there is no one {kind} {namespace}/{name}");
+                ensure!(
+                    self.policies.len() + 1 == before,
+                    "delete: there is no one {kind} {namespace}/{name}"
+                );
             }
             Event::SetNamespaceLabels { namespace, labels } => {
                 let Some(known) = self.namespaces.get_mut(namespace) else {

@@ -111,9 +111,10 @@ fn read_step(step: &RecordedStep, pods: &[Pod], ports: &[Value], index: usize) -
         )
         .collect();
     for pod in pods {
-        let (name, ..) = NODES.iter().find(|(_, _, cidrs)| cidrs.iter().any(|cidr| within(pod.ip, cidr))).with_context(
-            || format!("{}/{}: {} is no node's", pod.namespace, pod.name, pod.ip),
-        )?;
+        let (name, ..) = NODES
+            .iter()
+            .find(|(_, _, cidrs)| cidrs.iter().any(|cidr| within(pod.ip, cidr)))
+            .with_context(|| format!("{}/{}: {} is no node's", pod.namespace, pod.name, pod.ip))?;
         items.push(json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": pod.name, "namespace": pod.namespace, "labels": pod.labels},

@@ -35,7 +35,9 @@ fn run_step(step: &Step) -> (usize, Vec<String>) {
     match (&step.wanted, &step.objects) {
         (Wanted::Refused(parts), objects) => {
             let said = match objects {
-                Ok(objects) => evaluate::evaluate(objects, some_node(objects), &[]).err().map(|e| e.to_string()),
+                Ok(objects) => {
+                    evaluate::evaluate(objects, some_node(objects), &[]).err().map(|e| e.to_string())
+                }
                 Err(error) => Some(error.clone()),
             };
             (1, judge_refusal(parts, said.as_deref()).err().into_iter().collect())

@@ -1,5 +1,6 @@
 //! What came of cases: a table of them, and each failure in words.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -72,11 +73,15 @@ pub fn sums(outcomes: &[Outcome]) -> Sums {
 /// The table, then what failed and what is to be known, then the sums.
 pub fn print(outcomes: &[Outcome], how: &str) -> String {
     let mut out = table(outcomes);
+    let mut notes = BTreeMap::<&String, Vec<&str>>::new();
     for outcome in outcomes {
-        let notes = outcome.pending.iter().chain(&outcome.notes);
-        for note in notes {
-            let _ = writeln!(out, "note: {}: {note}", outcome.case);
+        for note in outcome.pending.iter().chain(&outcome.notes) {
+            notes.entry(note).or_default().push(&outcome.case);
         }
+    }
+    // Writing to a string cannot fail.
+    for (note, cases) in notes {
+        let _ = writeln!(out, "note: {note} ({})", cases.join(", "));
     }
     for outcome in outcomes {
         for failure in &outcome.failures {
@@ -85,7 +90,6 @@ pub fn print(outcomes: &[Outcome], how: &str) -> String {
     }
     let Sums { passed, failed, pending, probes, left_out } = sums(outcomes);
     let took: f64 = outcomes.iter().map(|outcome| outcome.took.as_secs_f64()).sum();
-    // Writing to a string cannot fail.
     let _ = write!(
         out,
         "{how}: {} cases: {passed} passed, {failed} failed, {pending} pending; {probes} probes, {left_out} left out; {took:.1} s",
@@ -130,7 +134,7 @@ mod tests {
         for part in [
             "FAIL (1)",
             "nothing asked",
-            "note: waits: a kind",
+            "note: a kind (waits)",
             "FAILED: bad: no",
             "offline: 4 cases: 1 passed, 2 failed, 1 pending; 6 probes, 2 left out",
         ] {

@@ -8,7 +8,8 @@ use super::case::{Case, Wanted};
 /// cheapest of those. Cases without tags all stay.
 pub fn pick(cases: Vec<Case>) -> Vec<Case> {
     let mut wanted: BTreeSet<String> = cases.iter().flat_map(|case| case.tags.iter().cloned()).collect();
-    let mut picked: BTreeSet<usize> = (0..cases.len()).filter(|&index| cases[index].tags.is_empty()).collect();
+    let mut picked: BTreeSet<usize> =
+        (0..cases.len()).filter(|&index| cases[index].tags.is_empty()).collect();
     while !wanted.is_empty() {
         let gain = |case: &Case| case.tags.iter().filter(|tag| wanted.contains(*tag)).count();
         let key = |index: &usize| (gain(&cases[*index]), std::cmp::Reverse(cost(&cases[*index])));

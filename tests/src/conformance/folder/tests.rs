@@ -80,8 +80,16 @@ fn a_malformed_case_is_refused_with_file_and_field() {
         ("tcp/80", "tcp/65536", "steps[0]: expect[0].on[0]: \"tcp/65536\""),
         ("[tcp/80, icmp]", "[]", "steps[0]: expect[0].on: is empty"),
         ("[tcp/80, icmp]", "[icmp, icmp]", "steps[0]: expect[0].verdicts: x/a -> x/a icmp"),
-        ("node-a  A", "node-b  A", "steps[0]: expect[0].verdicts: \"node-b\" is no running pod, node or outside"),
-        ("A    .       .", "A    .", "steps[0]: expect[0].verdicts: line 3, node-a: 2 verdicts for 3 columns"),
+        (
+            "node-a  A",
+            "node-b  A",
+            "steps[0]: expect[0].verdicts: \"node-b\" is no running pod, node or outside",
+        ),
+        (
+            "A    .       .",
+            "A    .",
+            "steps[0]: expect[0].verdicts: line 3, node-a: 2 verdicts for 3 columns",
+        ),
         ("A    .       .", "A    x       .", "steps[0]: expect[0].verdicts: line 3, node-a: \"x\" is not A"),
         ("  - expect:", "  - refused: [x]\n    expect:", "steps[0]: expect and refused exclude each other"),
         ("verdicts:", "verdict:", "steps[0].expect[0]"),
@@ -93,8 +101,14 @@ fn a_malformed_case_is_refused_with_file_and_field() {
     }
     let rows = [
         ("about: a\nsource: b\nsteps: []\n", "steps: is empty"),
-        ("about: a\nsource: b\nsteps: [{objects: [objects.yaml]}]\n", "steps[0]: expect: is missing, and refused, too"),
-        ("about: a\nsource: b\nsteps: [{objects: [objects.yaml], refused: [\"\"]}]\n", "steps[0]: refused: a part is empty"),
+        (
+            "about: a\nsource: b\nsteps: [{objects: [objects.yaml]}]\n",
+            "steps[0]: expect: is missing, and refused, too",
+        ),
+        (
+            "about: a\nsource: b\nsteps: [{objects: [objects.yaml], refused: [\"\"]}]\n",
+            "steps[0]: refused: a part is empty",
+        ),
         ("", "missing field `about`"),
         ("about: [", "did not find expected"),
     ];
@@ -109,7 +123,11 @@ fn malformed_objects_are_refused_with_file_and_field() {
     let rows = [
         ("podIPs: [{ip: 10.244.1.3}]", "podIPs: [{ip: 10.244.1}]", "Pod x/four: status.podIPs[0].ip"),
         ("podIPs: [{ip: 10.244.1.3}]", "podIP: [1]", "objects.yaml, document 3: Pod x/four: status.podIP"),
-        ("nodeName: node-a, containers: []}\nstatus: {phase: Running, podIPs: [{ip: 10.244.1.3}]}", "nodName: node-a, containers: []}", "objects.yaml: Pod x/four: spec.nodName is not a field of the API"),
+        (
+            "nodeName: node-a, containers: []}\nstatus: {phase: Running, podIPs: [{ip: 10.244.1.3}]}",
+            "nodName: node-a, containers: []}",
+            "objects.yaml: Pod x/four: spec.nodName is not a field of the API",
+        ),
         ("kind: Node", "kind: [", "objects.yaml, document 1"),
     ];
     for (old, new, expected) in rows {

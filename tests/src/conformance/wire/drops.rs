@@ -97,11 +97,8 @@ fn enter(seen: &Seen, event: DropEvent) {
     let (Some(src), Some(dst)) = (event.src, event.dst) else { return };
     let icmp = matches!(event.protocol, 1 | 58);
     let port = |port: u16| if icmp { 0 } else { port };
-    let key = Key {
-        src: (src, port(event.src_port)),
-        dst: (dst, port(event.dst_port)),
-        protocol: event.protocol,
-    };
+    let key =
+        Key { src: (src, port(event.src_port)), dst: (dst, port(event.dst_port)), protocol: event.protocol };
     let reason = Reason { name: event.reason, rule: event.rule };
     let mut seen = lock(seen);
     if reason.is_policy() || !seen.contains_key(&key) {

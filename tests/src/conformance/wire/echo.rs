@@ -39,7 +39,11 @@ impl Echoes {
             return Ok(());
         }
         let (name, port) = (flow.to.place.to_string(), flow.port);
-        let task = if tcp { serve_tcp(runtime, namespace, port, name) } else { serve_udp(runtime, namespace, port, name) };
+        let task = if tcp {
+            serve_tcp(runtime, namespace, port, name)
+        } else {
+            serve_udp(runtime, namespace, port, name)
+        };
         let task = task.with_context(|| format!("a server of {}, port {port}", flow.to.place))?;
         self.0.insert(key, task);
         Ok(())

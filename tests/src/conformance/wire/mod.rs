@@ -31,7 +31,7 @@ mod fabric;
 mod probe;
 
 /// Why SCTP is left out.
-const NO_SCTP: &str = "SCTP is not asked on the wire: the kernels here have none; offline it is";
+const NO_SCTP: &str = "SCTP is left out on the wire: this kernel has none; offline it is asked";
 
 /// A laboratory that runs cases, one after the other. What two have in common stays.
 pub struct Wire {
@@ -53,8 +53,7 @@ impl Wire {
     /// # Errors
     /// When the system gives no threads.
     pub fn new(tag: &'static str) -> Result<Self> {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         Ok(Wire { stage: None, tag, runtime })
     }
 
@@ -135,7 +134,8 @@ impl Wire {
 
     /// What is refused leaves what runs as it was.
     fn refused(&mut self, step: &Step, parts: &[String]) -> Result<Vec<String>> {
-        let stage = self.stage.as_mut().context("a refusal must follow a step with flows: nothing runs yet")?;
+        let stage =
+            self.stage.as_mut().context("a refusal must follow a step with flows: nothing runs yet")?;
         let said = stage.fabric.refused(&step.documents)?;
         Ok(judge_refusal(parts, said.as_deref()).err().into_iter().collect())
     }

@@ -55,7 +55,9 @@ pub(super) fn ask(runtime: &Runtime, fabric: &Fabric, drops: &Drops, flows: &[&F
             let all = asked.into_iter().zip(flows).map(|(opened, flow)| judge(opened, flow, drops));
             futures::future::join_all(all).await
         });
-        failures.extend(asked.into_iter().zip(flows).filter_map(|(said, flow)| Some(format!("{flow}: {}", said?))));
+        failures.extend(
+            asked.into_iter().zip(flows).filter_map(|(said, flow)| Some(format!("{flow}: {}", said?))),
+        );
     }
     Ok(failures)
 }
@@ -88,7 +90,10 @@ fn open(fabric: &Fabric, flows: &[&Flow]) -> Result<Vec<Opened>> {
             })
             .collect();
         let sockets = fabric.namespace(place)?.run(move || {
-            wanted.into_iter().map(|(src, dst, protocol, number)| open_one(src, dst, protocol, number)).collect::<Vec<_>>()
+            wanted
+                .into_iter()
+                .map(|(src, dst, protocol, number)| open_one(src, dst, protocol, number))
+                .collect::<Vec<_>>()
         })?;
         for (index, socket) in indices.into_iter().zip(sockets) {
             opened[index] = Some(socket);
@@ -205,7 +210,10 @@ fn told(error: &Error, reason: Option<Reason>) -> String {
 }
 
 fn but(reason: Option<Reason>) -> String {
-    reason.map_or_else(|| "; penstockd names no drop".to_owned(), |reason| format!("; dropped as {}", words(&reason)))
+    reason.map_or_else(
+        || "; penstockd names no drop".to_owned(),
+        |reason| format!("; dropped as {}", words(&reason)),
+    )
 }
 
 fn words(reason: &Reason) -> String {
@@ -246,11 +254,7 @@ async fn tcp(stream: TcpStream, nonce: &[u8], wanted: &[u8]) -> Result<(), Error
 }
 
 /// Sends a datagram, again and again, until the reply to it comes.
-async fn datagrams(
-    socket: UdpSocket,
-    message: &[u8],
-    is_reply: impl Fn(&[u8]) -> bool,
-) -> Result<(), Error> {
+async fn datagrams(socket: UdpSocket, message: &[u8], is_reply: impl Fn(&[u8]) -> bool) -> Result<(), Error> {
     let socket = tokio::net::UdpSocket::from_std(socket)?;
     let mut buffer = [0_u8; 2 * 1024];
     loop {
