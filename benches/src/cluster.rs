@@ -9,8 +9,8 @@ use dataplane::control::build::{self, PortFacts, Settings, Surroundings, World};
 use dataplane::snapshot::{Mac, PortIndex, Snapshot};
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 use policy_compiler::intent::{
-    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, Node, ObjectName, Peers, Policy, PolicyKind,
-    PortMatch, PortSelector, Protocol, Rule, Service,
+    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, Node, ObjectName, Peers, Policy, PortMatch,
+    PortSelector, Protocol, Rule, Service,
 };
 use policy_compiler::tables::{Capacity, Tables};
 
@@ -165,22 +165,15 @@ pub fn intent_of(scale: &Scale) -> Intent {
 }
 
 fn policy(name: ObjectName, subject: u32, ingress: Option<Vec<Rule>>, egress: Option<Vec<Rule>>) -> Policy {
-    Policy {
-        kind: PolicyKind::NetworkPolicy,
-        name,
-        resource_version: String::new(),
-        subjects: vec![subject],
-        ingress,
-        egress,
-    }
+    Policy { name, subjects: vec![subject], ingress, egress, ..Policy::default() }
 }
 
 fn rule(identity: u32, port: u16) -> Rule {
     let port = PortMatch { protocol: Protocol::Tcp, port: PortSelector::Range(port, port) };
     Rule {
-        index: 0,
         peers: Some(Peers { identities: vec![identity], blocks: vec![] }),
         ports: Some(vec![port]),
+        ..Rule::default()
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use policy_compiler::intent::{
     Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, IpBlock, Node, ObjectName, Peers, Policy,
-    PolicyKind, PortMatch, PortSelector, Protocol, Rule, Service,
+    PortMatch, PortSelector, Protocol, Rule, Service,
 };
 
 use crate::cluster;
@@ -97,12 +97,11 @@ impl Large {
         let egress = (app % 4 == 1).then(|| vec![rule(0, all_of(space), vec![], 8080)]);
         let empty = app == APPS - 1;
         Policy {
-            kind: PolicyKind::NetworkPolicy,
             name: ObjectName::new(namespace(space), format!("policy-{app}")),
-            resource_version: String::new(),
             subjects: if empty { all_of(space) } else { vec![identity(space, app)] },
             ingress: Some(if empty { vec![] } else { ingress }),
             egress,
+            ..Policy::default()
         }
     }
 
@@ -177,5 +176,5 @@ fn identity(number: usize) -> Identity {
 
 fn rule(index: u32, identities: Vec<u32>, blocks: Vec<IpBlock>, port: u16) -> Rule {
     let port = PortMatch { protocol: Protocol::Tcp, port: PortSelector::Range(port, port) };
-    Rule { index, peers: Some(Peers { identities, blocks }), ports: Some(vec![port]) }
+    Rule { index, peers: Some(Peers { identities, blocks }), ports: Some(vec![port]), ..Rule::default() }
 }

@@ -122,7 +122,11 @@ fn decide_into(
     let masquerade = resolve(decision, snapshot, key, src, kept)?;
     // 3. Both ends' policies, on the addresses that policies know: source before, destination after translation.
     let policy_port = if matches!(protocol, TCP | UDP | SCTP) { decision.dst.port() } else { 0 };
-    let judgement = snapshot.tables.policy.judge(src, decision.dst.ip(), protocol, policy_port);
+    let policy = &snapshot.tables.policy;
+    let judgement = match decision.service {
+        None => policy.judge(src, decision.dst.ip(), protocol, policy_port),
+        Some(_) => policy.judge_translated(src, decision.dst.ip(), protocol, policy_port),
+    };
     decision.judgement = Some(judgement);
     if !judgement.egress.allowed {
         return Err(DropReason::PolicyEgress);

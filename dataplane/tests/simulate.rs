@@ -15,8 +15,8 @@ use etherparse::{
     ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder, SlicedPacket, TransportSlice,
 };
 use policy_compiler::intent::{
-    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, Node, ObjectName, Peers, Policy, PolicyKind,
-    PortMatch, PortSelector, Protocol, Rule, Service,
+    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, Node, ObjectName, Peers, Policy, PortMatch,
+    PortSelector, Protocol, Rule, Service,
 };
 use serde_json::Value;
 
@@ -58,12 +58,10 @@ fn intent() -> Intent {
             pod("remote", "b", REMOTE, 0),
         ],
         policies: vec![Policy {
-            kind: PolicyKind::NetworkPolicy,
             name: ObjectName::new("shop", "db"),
-            resource_version: String::new(),
             subjects: vec![2],
-            ingress: Some(vec![Rule { index: 0, peers: Some(peers), ports: Some(vec![port]) }]),
-            egress: None,
+            ingress: Some(vec![Rule { peers: Some(peers), ports: Some(vec![port]), ..Rule::default() }]),
+            ..Policy::default()
         }],
         services: vec![Service {
             name: ObjectName::new("shop", "web"),

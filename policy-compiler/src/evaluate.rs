@@ -243,20 +243,26 @@ fn answer(intent: &Intent, tables: &Tables, query: &ServiceQuery) -> Answer {
             port => format!("{name}:{port}"),
         })
     };
+    let policy = &*tables.policy;
     match tables.services.candidates(query) {
         Candidates::NotAService if intent.service_ranges.iter().any(|range| range.contains(&query.dst)) => {
             Answer::ended(Verdict::Drop, None)
         }
         Candidates::NotAService => {
             let target = SocketAddr::new(query.dst, query.dst_port);
-            Answer { backends: Vec::new(), denied: Vec::new(), ..judged(&tables.policy, query, &[target]) }
+            let direct =
+                |target: &SocketAddr| policy.judge(query.src, target.ip(), query.protocol, target.port());
+            Answer { backends: Vec::new(), denied: Vec::new(), ..judged(policy, &[target], direct) }
         }
         Candidates::Reject { service } => Answer::ended(Verdict::Reject, name(service)),
         Candidates::Drop { service } => Answer::ended(Verdict::Drop, name(service)),
         Candidates::Forward { service, backends, masquerade } => {
             let targets: Vec<SocketAddr> = backends.iter().map(|backend| backend.address).collect();
             let snat = masquerade || targets.iter().all(|target| target.ip() == query.src);
-            Answer { service: name(service), snat, ..judged(&tables.policy, query, &targets) }
+            let translated = |target: &SocketAddr| {
+                policy.judge_translated(query.src, target.ip(), query.protocol, target.port())
+            };
+            Answer { service: name(service), snat, ..judged(policy, &targets, translated) }
         }
     }
 }
@@ -277,8 +283,7 @@ impl Answer {
 }
 
 /// Policy's part of an answer: a flow that may go to any of `targets`.
-fn judged(policy: &PolicyTable, query: &ServiceQuery, targets: &[SocketAddr]) -> Answer {
-    let judge = |target: &SocketAddr| policy.judge(query.src, target.ip(), query.protocol, target.port());
+fn judged(policy: &PolicyTable, targets: &[SocketAddr], judge: impl Fn(&SocketAddr) -> Judgement) -> Answer {
     let judgements: Vec<(SocketAddr, Judgement)> =
         targets.iter().map(|target| (*target, judge(target))).collect();
     let shown = judgements.iter().find(|(_, judgement)| judgement.allowed()).or(judgements.first());
@@ -299,10 +304,7 @@ fn judged(policy: &PolicyTable, query: &ServiceQuery, targets: &[SocketAddr]) ->
 /// A rule in words.
 fn rule(policy: &PolicyTable, decision: Decision) -> String {
     match policy.origin(decision.rule) {
-        Some(origin) => {
-            let direction = if origin.ingress { "ingress" } else { "egress" };
-            format!("{} {} {direction}[{}]", origin.kind, origin.policy, origin.index)
-        }
+        Some(origin) => origin.to_string(),
         None if decision.rule == RuleId::NO_RULE => "no-rule".into(),
         None => "default-allow".into(),
     }

@@ -117,38 +117,127 @@ pub struct Endpoint {
 pub enum PolicyKind {
     /// networking.k8s.io/v1 NetworkPolicy.
     NetworkPolicy,
+    /// policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
 }
 
 impl fmt::Display for PolicyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PolicyKind::NetworkPolicy => "NetworkPolicy",
+            PolicyKind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+        })
+    }
+}
+
+/// Highest number of a ClusterNetworkPolicy's `spec.priority`.
+pub const MAX_PRIORITY: u16 = 1000;
+
+/// When a policy is asked. The order of the values is the order of asking: tier by tier, lower priority numbers first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Tier {
+    /// ClusterNetworkPolicy with `tier: Admin` and that priority, 0 to [`MAX_PRIORITY`].
+    Admin(u16),
+    /// NetworkPolicy: those that isolate an endpoint are asked together.
+    #[default]
+    NetworkPolicy,
+    /// ClusterNetworkPolicy with `tier: Baseline` and that priority, 0 to [`MAX_PRIORITY`]. Asked only of endpoints that no
+    /// NetworkPolicy isolates.
+    Baseline(u16),
+}
+
+impl Tier {
+    /// The API whose policies stand there.
+    pub fn kind(self) -> PolicyKind {
+        match self {
+            Tier::NetworkPolicy => PolicyKind::NetworkPolicy,
+            Tier::Admin(_) | Tier::Baseline(_) => PolicyKind::ClusterNetworkPolicy,
+        }
+    }
+}
+
+/// What happens to a live flow that policy does not allow any more: annotation `penstock.io/revocation` of the policy
+/// that says so. Ordered from the mildest to the strictest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Revocation {
+    /// It goes on until it ends by itself; only new flows are denied.
+    Keep,
+    /// Its packets are dropped, silently.
+    #[default]
+    Drop,
+    /// As `Drop`, and both ends of a TCP connection are sent a reset.
+    Reset,
+}
+
+impl fmt::Display for Revocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Revocation::Keep => "keep",
+            Revocation::Drop => "drop",
+            Revocation::Reset => "reset",
         })
     }
 }
 
 /// One policy object with its selectors resolved to identities.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Which API it came from.
-    pub kind: PolicyKind,
+    /// When it is asked, and which API it came from.
+    pub tier: Tier,
     /// The object.
     pub name: ObjectName,
     /// The object's resourceVersion; empty where it came from a file.
     pub resource_version: String,
+    /// What happens to live flows that it does not allow any more.
+    pub revocation: Revocation,
     /// The identities it selects, sorted, indices into `Intent::identities`.
     pub subjects: Vec<u32>,
-    /// `Some`: the subjects are isolated for ingress and only these rules allow. `None`: it says nothing of ingress.
+    /// `None`: it says nothing of ingress. `Some`, of a NetworkPolicy: the subjects are isolated for ingress, and only these
+    /// rules allow. Of a ClusterNetworkPolicy: the rules in the order in which they are asked; they isolate nobody.
     pub ingress: Option<Vec<Rule>>,
     /// The same for egress.
     pub egress: Option<Vec<Rule>>,
 }
 
-/// One element of `spec.ingress` or `spec.egress`: allows what comes from any of the peers to any of the ports.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+impl Policy {
+    /// Which API it came from.
+    pub fn kind(&self) -> PolicyKind {
+        self.tier.kind()
+    }
+}
+
+/// What a rule does with what it matches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Action {
+    /// Allows it: the only action of NetworkPolicy.
+    #[default]
+    Accept,
+    /// Denies it.
+    Deny,
+    /// Leaves it to the next tier: no further rule of this one is asked.
+    Pass,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Action::Accept => "Accept",
+            Action::Deny => "Deny",
+            Action::Pass => "Pass",
+        })
+    }
+}
+
+/// One element of `spec.ingress` or `spec.egress`: about what comes from any of the peers to any of the ports.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rule {
     /// Index of the rule in the object's list.
     pub index: u32,
+    /// The rule's name; empty where it has none, as in every NetworkPolicy.
+    pub name: String,
+    /// What it does.
+    pub action: Action,
     /// `None`: everyone (absent or empty `from`/`to`).
     pub peers: Option<Peers>,
     /// `None`: every protocol and port (absent or empty `ports`).

@@ -15,14 +15,25 @@ use crate::intent::ObjectName;
 use crate::objects::{Objects, Warning};
 
 /// The kinds that are used: group and version as in `apiVersion`, kind, and whether objects have a namespace.
-const USED: [(&str, &str, bool); 6] = [
+const USED: [(&str, &str, bool); 7] = [
     ("v1", "Node", false),
     ("v1", "Namespace", false),
     ("v1", "Pod", true),
     ("v1", "Service", true),
     ("discovery.k8s.io/v1", "EndpointSlice", true),
     ("networking.k8s.io/v1", "NetworkPolicy", true),
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", false),
 ];
+
+/// Kinds that say who may talk to whom and are not read, with what took their place: to pass over them would open what
+/// they close.
+const SUCCEEDED: [(&str, &str, &str); 2] = [
+    ("policy.networking.k8s.io", "AdminNetworkPolicy", "tier: Admin"),
+    ("policy.networking.k8s.io", "BaselineAdminNetworkPolicy", "tier: Baseline"),
+];
+
+/// Fields that any object may have and nobody needs here once its kind is known.
+const EVERYWHERE: [&str; 3] = ["apiVersion", "kind", "status"];
 
 /// Objects read so far.
 #[derive(Debug, Clone, Default)]
@@ -100,6 +111,15 @@ impl Manifests {
         if let Some(item_kind) = kind.strip_suffix("List").filter(|_| object.contains_key("items")) {
             let (item_kind, version) = (item_kind.to_owned(), version.to_owned());
             return self.add_list(place, object, &item_kind, &version);
+        }
+        if let Some((.., tier)) =
+            SUCCEEDED.into_iter().find(|(succeeded, k, _)| *k == kind && *succeeded == group(version))
+        {
+            let problem = format!(
+                "{kind} is not read; write it as its successor, ClusterNetworkPolicy of \
+                 policy.networking.k8s.io/v1alpha2 with {tier}"
+            );
+            return Err(place.field(identity.to_string(), "kind", problem));
         }
         let Some((used, kind, namespaced)) =
             USED.into_iter().find(|(used, k, _)| *k == kind && group(used) == group(version))
@@ -181,7 +201,10 @@ impl Manifests {
             "Pod" => drop(objects.pods.insert(name.clone(), reading.typed(value)?)),
             "Service" => drop(objects.services.insert(name.clone(), reading.typed(value)?)),
             "EndpointSlice" => drop(objects.endpoint_slices.insert(name.clone(), reading.typed(value)?)),
-            _ => drop(objects.network_policies.insert(name.clone(), reading.typed(value)?)),
+            "NetworkPolicy" => {
+                drop(objects.network_policies.insert(name.clone(), reading.policy(value)?));
+            }
+            _ => drop(objects.cluster_network_policies.insert(name.clone(), reading.policy(value)?)),
         }
         Ok(())
     }
@@ -248,12 +271,43 @@ impl Reading<'_> {
     where
         T: DeserializeOwned + Metadata<Ty = ObjectMeta>,
     {
-        let mut unknown = |path: serde_ignored::Path<'_>| {
-            let mut field = String::new();
-            write_path(&path, &mut field);
+        let (object, unknown) = self.read(value)?;
+        self.warn_of(&unknown);
+        Ok(object)
+    }
+
+    /// The same of a policy. A field that is unknown to its spec is refused, as the API server refuses it: without what it
+    /// was to say, the policy would say more than it should.
+    fn policy<T>(&mut self, value: Value) -> Result<T, ManifestError>
+    where
+        T: DeserializeOwned + Metadata<Ty = ObjectMeta>,
+    {
+        let (object, unknown) = self.read(value)?;
+        if let Some(field) = unknown.iter().find(|field| field.starts_with("spec.")) {
+            return Err(self.place.field(self.object.clone(), field, "is not a field of the API".into()));
+        }
+        self.warn_of(&unknown);
+        Ok(object)
+    }
+
+    fn warn_of(&mut self, unknown: &[String]) {
+        for field in unknown.iter().filter(|field| !EVERYWHERE.contains(&field.as_str())) {
             let object = format!("{}: {}", self.place.file, self.object);
             self.warnings
                 .push(Warning { object, problem: format!("{field} is not a field of the API; ignored") });
+        }
+    }
+
+    /// The typed object, its namespace filled in, and the fields that its type does not have.
+    fn read<T>(&self, value: Value) -> Result<(T, Vec<String>), ManifestError>
+    where
+        T: DeserializeOwned + Metadata<Ty = ObjectMeta>,
+    {
+        let mut ignored = Vec::new();
+        let mut unknown = |path: serde_ignored::Path<'_>| {
+            let mut field = String::new();
+            write_path(&path, &mut field);
+            ignored.push(field);
         };
         let mut track = serde_path_to_error::Track::new();
         let noting = serde_ignored::Deserializer::new(value, &mut unknown);
@@ -263,7 +317,7 @@ impl Reading<'_> {
             })?;
         object.metadata_mut().namespace =
             Some(self.name.namespace.clone()).filter(|namespace| !namespace.is_empty());
-        Ok(object)
+        Ok((object, ignored))
     }
 }
 

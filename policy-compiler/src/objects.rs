@@ -8,7 +8,8 @@
 //! * `address`: addresses, prefixes and names as the Kubernetes API writes them.
 //! * `selectors`: label selectors, checked, and the combinations of them that policies really use.
 //! * `identities`: endpoints grouped by what those combinations can tell apart.
-//! * `policies`: NetworkPolicy v1 in full.
+//! * [`cluster_policy`]: the types of ClusterNetworkPolicy.
+//! * `policies`: NetworkPolicy v1 in full, and ClusterNetworkPolicy.
 //! * `services`: Services with their EndpointSlices.
 //!
 //! An *error* is what no cluster could mean (a bad prefix, a selector that the API server refuses, two pods with one
@@ -16,6 +17,7 @@
 //! client nor a watch lives here; the agent fills [`Objects`].
 
 mod address;
+pub mod cluster_policy;
 mod endpoints;
 mod identities;
 mod policies;
@@ -31,6 +33,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde::Serialize;
 
+use self::cluster_policy::ClusterNetworkPolicy;
 use crate::intent::{Intent, ObjectName};
 
 /// VXLAN network identifier of the pod network where nothing else is configured.
@@ -39,7 +42,7 @@ pub const DEFAULT_VNI: u32 = 4096;
 /// The label that the API server sets on every namespace: its name.
 pub(crate) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// The objects of a cluster that Penstock uses. Nodes and namespaces have an empty [`ObjectName::namespace`].
+/// The objects of a cluster that Penstock uses. Nodes, namespaces and cluster policies have an empty [`ObjectName::namespace`].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Objects {
     /// core/v1 Node.
@@ -54,6 +57,8 @@ pub struct Objects {
     pub endpoint_slices: BTreeMap<ObjectName, EndpointSlice>,
     /// networking.k8s.io/v1 NetworkPolicy.
     pub network_policies: BTreeMap<ObjectName, NetworkPolicy>,
+    /// policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
+    pub cluster_network_policies: BTreeMap<ObjectName, ClusterNetworkPolicy>,
 }
 
 /// What objects do not say about the cluster.
@@ -139,7 +144,7 @@ impl Objects {
             return Err(ObjectError::new("Node", &name, "metadata.name", "there is no such Node object"));
         }
         let pods = endpoints::pods(self, &nodes, &mut warnings)?;
-        let policies = policies::read(self, &mut warnings)?;
+        let policies = policies::read(self, &nodes, &mut warnings)?;
         let classes = identities::classify(self, &pods, &policies, &mut warnings)?;
         let services = services::services(self, &mut warnings)?;
         let intent = Intent {

@@ -1,5 +1,5 @@
 //! The slow twin of [`PolicyTable`](crate::policy::PolicyTable): judges flows on the Kubernetes objects themselves, one
-//! after the other, in the order in which the NetworkPolicy API documentation words it.
+//! after the other, in the order in which the documentation of NetworkPolicy and ClusterNetworkPolicy words it.
 //!
 //! It shares no code with the compiler (selectors, prefixes, ports, identities) and takes no short cut; it is for tests
 //! and for answering doubts, not for packets. It takes the objects to be valid, as
@@ -16,13 +16,48 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::intent::ObjectName;
+use crate::intent::{ObjectName, PolicyKind};
 use crate::objects::Objects;
+use crate::objects::cluster_policy::{
+    EgressPeer, EgressRule, IngressPeer, IngressRule, NamespacedPod, Port, PortsOf, ProtocolMatch, Subject,
+};
 
 /// Judges by reading the objects.
 #[derive(Debug, Clone, Copy)]
 pub struct Oracle<'a> {
     objects: &'a Objects,
+}
+
+/// What the objects say of a flow in one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether it may pass.
+    pub allowed: bool,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a flow may pass, or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing says otherwise.
+    Default,
+    /// NetworkPolicies isolate the pod and no rule of theirs allows it.
+    Isolated,
+    /// A rule: the first of a ClusterNetworkPolicy that matches and does not pass or, of the NetworkPolicies that allow,
+    /// the first by name.
+    Rule {
+        /// Which API.
+        kind: PolicyKind,
+        /// The policy.
+        policy: ObjectName,
+        /// Index in its list.
+        index: usize,
+    },
+}
+
+impl Finding {
+    const DEFAULT: Finding = Finding { allowed: true, reason: Reason::Default };
 }
 
 impl<'a> Oracle<'a> {
@@ -34,53 +69,167 @@ impl<'a> Oracle<'a> {
     /// Whether the policies of the source allow the flow, and whether those of the destination do.
     /// `protocol` is the IP protocol number, `port` the destination's.
     pub fn judge(&self, src: IpAddr, dst: IpAddr, protocol: u8, port: u16) -> (bool, bool) {
-        let from = self.pod_at(src);
-        let to = self.pod_at(dst);
-        // "A Pod cannot block access to itself."
-        if let (Some((from, _)), Some((to, _))) = (from, to)
-            && from == to
-        {
-            return (true, true);
-        }
-        // "Traffic to and from the node where a Pod is running is always allowed."
-        let to_own_node = from.is_some_and(|(_, pod)| to.is_none() && self.is_node_of(dst, pod));
-        let from_own_node = to.is_some_and(|(_, pod)| from.is_none() && self.is_node_of(src, pod));
-        if to_own_node || from_own_node {
-            return (true, true);
-        }
-        let packet = Packet { protocol, port, destination: to.map(|(_, pod)| pod) };
-        let egress = from.is_none_or(|(name, pod)| self.allows(name, pod, false, dst, &packet));
-        let ingress = to.is_none_or(|(name, pod)| self.allows(name, pod, true, src, &packet));
-        (egress, ingress)
+        let (egress, ingress) = self.findings(src, dst, protocol, port, false);
+        (egress.allowed, ingress.allowed)
     }
 
-    /// "By default, a pod is non-isolated. It is isolated if there is any NetworkPolicy that both selects the pod and
-    /// has the direction in its policyTypes; then the only allowed connections are those allowed by some rule of such a
-    /// policy. The effects are additive."
-    fn allows(&self, name: &ObjectName, pod: &Pod, ingress: bool, peer: IpAddr, packet: &Packet<'_>) -> bool {
+    /// The same with reasons. `by_service`: a Service has chosen the destination.
+    pub fn findings(
+        &self,
+        src: IpAddr,
+        dst: IpAddr,
+        protocol: u8,
+        port: u16,
+        by_service: bool,
+    ) -> (Finding, Finding) {
+        let from = self.pod_at(src);
+        let to = self.pod_at(dst);
+        let to_itself = matches!((from, to), (Some((from, _)), Some((to, _))) if from == to);
+        // "A Pod connecting to its own Pod IP is not subject to CNP. A Pod connecting to a Service IP that the service
+        // proxy load-balances back to the same Pod is subject to ClusterNetworkPolicy."
+        if to_itself && !by_service {
+            return (Finding::DEFAULT, Finding::DEFAULT);
+        }
+        let to_own_node = from.is_some_and(|(_, pod)| to.is_none() && self.is_node_of(dst, pod));
+        let from_own_node = to.is_some_and(|(_, pod)| from.is_none() && self.is_node_of(src, pod));
+        // Of NetworkPolicy: "A Pod cannot block access to itself", and "traffic to and from the node where a Pod is running
+        // is always allowed".
+        let unisolated = to_itself || to_own_node || from_own_node;
+        let packet = Packet { protocol, port, destination: to.map(|(_, pod)| pod) };
+        let finding = |pod: Option<(&ObjectName, &Pod)>, ingress, peer| {
+            let subject = pod.map(|(name, pod)| Side { name, pod, ingress, peer, unisolated });
+            subject.map_or(Finding::DEFAULT, |side| self.tiers(&side, &packet))
+        };
+        (finding(from, false, dst), finding(to, true, src))
+    }
+
+    /// "Policy tiers are evaluated in the following order: Admin tier, NetworkPolicy tier, Baseline tier. If a given
+    /// connection wasn't allowed or denied by any of the tiers, the default kubernetes policy is applied, which says that
+    /// all pods can communicate with each other."
+    fn tiers(&self, side: &Side<'_>, packet: &Packet<'_>) -> Finding {
+        let admin = self.cluster_tier("Admin", side, packet);
+        let network_policy = || self.network_policies(side, packet);
+        let baseline = || self.cluster_tier("Baseline", side, packet);
+        admin.or_else(network_policy).or_else(baseline).unwrap_or(Finding::DEFAULT)
+    }
+
+    /// "Policies with lower priority values have higher precedence. A rule that appears at the top would take the highest
+    /// precedence." Of equal priorities the API leaves open which is first; here it is the name.
+    fn cluster_tier(&self, tier: &str, side: &Side<'_>, packet: &Packet<'_>) -> Option<Finding> {
+        let mut policies: Vec<_> = self.objects.cluster_network_policies.iter().collect();
+        policies.sort_by_key(|(name, policy)| {
+            (policy.spec.clone().unwrap_or_default().priority, (*name).clone())
+        });
+        for (name, policy) in policies {
+            let spec = policy.spec.clone().unwrap_or_default();
+            if spec.tier.as_deref() != Some(tier) || !self.is_subject(&spec.subject.unwrap_or_default(), side)
+            {
+                continue;
+            }
+            let rules: Vec<(Option<String>, bool)> = if side.ingress {
+                let matches = |rule: &IngressRule| {
+                    let from = rule.from.iter().flatten();
+                    from.clone().any(|peer| self.is_ingress_peer(peer, side.peer))
+                        && protocols_match(rule.protocols.as_deref(), packet)
+                };
+                spec.ingress.iter().flatten().map(|rule| (rule.action.clone(), matches(rule))).collect()
+            } else {
+                let matches = |rule: &EgressRule| {
+                    rule.to.iter().flatten().any(|peer| self.is_egress_peer(peer, side.peer))
+                        && protocols_match(rule.protocols.as_deref(), packet)
+                };
+                spec.egress.iter().flatten().map(|rule| (rule.action.clone(), matches(rule))).collect()
+            };
+            let Some(index) = rules.iter().position(|(_, matches)| *matches) else { continue };
+            let kind = PolicyKind::ClusterNetworkPolicy;
+            let reason = Reason::Rule { kind, policy: name.clone(), index };
+            return match rules[index].0.as_deref() {
+                Some("Accept") => Some(Finding { allowed: true, reason }),
+                Some("Deny") => Some(Finding { allowed: false, reason }),
+                // "Pass: skips all further rules in the current tier, and passes evaluation to the next tier."
+                _ => None,
+            };
+        }
+        None
+    }
+
+    /// "v1.NetworkPolicy always makes a final decision for selected pods." And: "By default, a pod is non-isolated. It is
+    /// isolated if there is any NetworkPolicy that both selects the pod and has the direction in its policyTypes; then the
+    /// only allowed connections are those allowed by some rule of such a policy. The effects are additive."
+    fn network_policies(&self, side: &Side<'_>, packet: &Packet<'_>) -> Option<Finding> {
         let mut isolated = false;
-        let mut allowed = false;
-        for (policy_name, policy) in &self.objects.network_policies {
-            let Some(spec) = spec_for(policy, ingress) else { continue };
-            if policy_name.namespace != name.namespace
-                || !selects(spec.pod_selector.as_ref(), &pod_labels(pod))
+        let mut allowed = None;
+        for (name, policy) in &self.objects.network_policies {
+            let Some(spec) = spec_for(policy, side.ingress) else { continue };
+            if name.namespace != side.name.namespace
+                || !selects(spec.pod_selector.as_ref(), &pod_labels(side.pod))
             {
                 continue;
             }
             isolated = true;
-            allowed |= if ingress {
-                spec.ingress.iter().flatten().any(|rule| {
-                    self.peers_match(policy_name, rule.from.as_deref(), peer)
+            let index = if side.ingress {
+                spec.ingress.iter().flatten().position(|rule| {
+                    self.peers_match(name, rule.from.as_deref(), side.peer)
                         && ports_match(rule.ports.as_deref(), packet)
                 })
             } else {
-                spec.egress.iter().flatten().any(|rule| {
-                    self.peers_match(policy_name, rule.to.as_deref(), peer)
+                spec.egress.iter().flatten().position(|rule| {
+                    self.peers_match(name, rule.to.as_deref(), side.peer)
                         && ports_match(rule.ports.as_deref(), packet)
                 })
             };
+            if let Some(index) = index.filter(|_| allowed.is_none()) {
+                let (kind, policy) = (PolicyKind::NetworkPolicy, name.clone());
+                allowed = Some(Finding { allowed: true, reason: Reason::Rule { kind, policy, index } });
+            }
         }
-        !isolated || allowed
+        let denied = || match side.unisolated {
+            true => Finding::DEFAULT,
+            false => Finding { allowed: false, reason: Reason::Isolated },
+        };
+        isolated.then(|| allowed.unwrap_or_else(denied))
+    }
+
+    /// "Note that host-networked pods are not included in subject selection."
+    fn is_subject(&self, subject: &Subject, side: &Side<'_>) -> bool {
+        match subject {
+            Subject { namespaces: Some(namespaces), .. } => {
+                selects(Some(namespaces), &self.namespace_labels(&side.name.namespace))
+            }
+            Subject { pods: Some(pods), .. } => self.is_among(pods, side.name, side.pod),
+            _ => false,
+        }
+    }
+
+    fn is_ingress_peer(&self, peer: &IngressPeer, address: IpAddr) -> bool {
+        let IngressPeer { namespaces, pods } = peer.clone();
+        self.is_egress_peer(&EgressPeer { namespaces, pods, ..EgressPeer::default() }, address)
+    }
+
+    fn is_egress_peer(&self, peer: &EgressPeer, address: IpAddr) -> bool {
+        match peer {
+            EgressPeer { namespaces: Some(namespaces), .. } => self
+                .pod_at(address)
+                .is_some_and(|(name, _)| selects(Some(namespaces), &self.namespace_labels(&name.namespace))),
+            EgressPeer { pods: Some(pods), .. } => {
+                self.pod_at(address).is_some_and(|(name, pod)| self.is_among(pods, name, pod))
+            }
+            // "It selects the nodeIPs by matching on the IPs present in the node.Status.Addresses field."
+            EgressPeer { nodes: Some(nodes), .. } => self.objects.nodes.values().any(|node| {
+                selects(Some(nodes), &node.metadata.labels.clone().unwrap_or_default())
+                    && node_addresses(node).contains(&address)
+            }),
+            // "Cluster-internal traffic will be checked against the rule as well."
+            EgressPeer { networks: Some(networks), .. } => networks
+                .iter()
+                .any(|text| text.parse::<IpNet>().is_ok_and(|prefix| prefix.contains(&address))),
+            _ => false,
+        }
+    }
+
+    fn is_among(&self, pods: &NamespacedPod, name: &ObjectName, pod: &Pod) -> bool {
+        selects(pods.namespace_selector.as_ref(), &self.namespace_labels(&name.namespace))
+            && selects(pods.pod_selector.as_ref(), &pod_labels(pod))
     }
 
     /// "If this field is empty or missing, this rule matches all sources (destinations)."
@@ -124,6 +273,16 @@ impl<'a> Oracle<'a> {
         labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.to_owned());
         labels
     }
+}
+
+/// A pod whose policies are asked, and who is at the other end.
+struct Side<'a> {
+    name: &'a ObjectName,
+    pod: &'a Pod,
+    ingress: bool,
+    peer: IpAddr,
+    /// That NetworkPolicies isolate the pod does not hold for this peer.
+    unisolated: bool,
 }
 
 struct Packet<'a> {
@@ -192,6 +351,37 @@ fn port_matches(port: &NetworkPolicyPort, packet: &Packet<'_>) -> bool {
             })
         }),
     }
+}
+
+/// "If unspecified, protocol-specific attributes will not be used to match traffic."
+fn protocols_match(protocols: Option<&[ProtocolMatch]>, packet: &Packet<'_>) -> bool {
+    let Some(protocols) = protocols else { return true };
+    protocols.iter().any(|wanted| {
+        let of = |number: u8, ports: &Option<PortsOf>| {
+            let port = ports.as_ref().and_then(|ports| ports.destination_port.as_ref());
+            packet.protocol == number && port.is_some_and(|port| is_port(port, packet.port))
+        };
+        let named = |name: &String| {
+            packet.destination.is_some_and(|pod| {
+                container_ports(pod).iter().any(|(known, protocol, number)| {
+                    known == name
+                        && protocol_number(protocol) == Some(packet.protocol)
+                        && *number == i32::from(packet.port)
+                })
+            })
+        };
+        of(6, &wanted.tcp)
+            || of(17, &wanted.udp)
+            || of(132, &wanted.sctp)
+            || wanted.destination_named_port.as_ref().is_some_and(named)
+    })
+}
+
+fn is_port(wanted: &Port, port: u16) -> bool {
+    let port = i32::from(port);
+    let range = wanted.range.clone().unwrap_or_default();
+    let within = range.start.is_some_and(|first| first <= port) && range.end.is_some_and(|last| port <= last);
+    wanted.number == Some(port) || within
 }
 
 fn protocol_number(name: &str) -> Option<u8> {

@@ -7,22 +7,27 @@
 //!   subject ──► row ──class of the peer──► port list ──protocol, port──► rule
 //! ```
 //!
-//! * A *subject* is a set of policies that isolate an endpoint in one direction; 0 is the empty set: allowed.
+//! * A *subject* is a set of policies that select an endpoint in one direction; 0 is the empty set: allowed.
 //! * A *class* is a set of peer groups that an address is in; addresses in the same groups are one class (`peers`).
 //! * A *row* says which of a subject's rules match which class; equal rows and equal pages of them are one (`rows`).
-//! * A *port list* cuts protocols and ports into segments, each with the lowest rule that allows it (`ports`).
+//! * A *port list* cuts protocols and ports into segments, each with the rule that decides there (`ports`).
 //!
-//! A judgement is two hash look-ups and, for each end that is isolated, four dependent loads and one short binary
-//! search. Nothing in it depends on the number of policies, rules or pods.
+//! A judgement is two hash look-ups and, for each end that a policy selects, four dependent loads and one short binary
+//! search. Nothing in it depends on the number of policies, rules, tiers or pods: which tier decides is worked out when a
+//! port list is written.
 //!
 //! As the NetworkPolicy API words it: policies isolate pods, so an address that is no pod's is never judged as a
-//! subject; hostNetwork pods are their node; traffic between a pod and its own node, and of a pod to itself, is always
-//! allowed; ipBlocks hold for the addresses of pods too. Protocols without ports are allowed by rules without ports.
+//! subject; hostNetwork pods are their node; that a pod is isolated keeps it neither from its own node nor from itself;
+//! ipBlocks hold for the addresses of pods too. Protocols without ports are matched by rules without ports.
+//!
+//! As the ClusterNetworkPolicy API words it: Admin tier, then NetworkPolicy, then Baseline tier, and allowed where none
+//! decides. Its rules are read as they stand: they isolate nobody, and a pod's own node is to them a node as any other.
 
 mod compile;
 mod peers;
 mod ports;
 pub mod report;
+mod revocation;
 mod rows;
 
 #[cfg(test)]
@@ -31,8 +36,12 @@ mod conformance;
 #[cfg(test)]
 #[cfg(feature = "kubernetes")]
 mod properties;
+#[cfg(test)]
+#[cfg(feature = "kubernetes")]
+mod tests;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,7 +49,7 @@ use self::peers::KnownClasses;
 use self::ports::PortLists;
 use self::rows::Rows;
 use crate::hash::FastMap;
-use crate::intent::{Endpoint, Intent, ObjectName, PolicyKind};
+use crate::intent::{Endpoint, Intent, ObjectName, PolicyKind, Revocation};
 use crate::prefix::PrefixMap;
 use crate::shared_map::SharedMap;
 use crate::tables::CompileError;
@@ -51,9 +60,11 @@ use crate::view::{Change, View};
 pub struct RuleId(pub u32);
 
 impl RuleId {
-    /// No policy selects the endpoint in this direction, or the peer is itself or its own node: allowed by default.
+    /// No rule of a ClusterNetworkPolicy decides and no NetworkPolicy isolates the endpoint in this direction, or not from
+    /// this peer, which is itself or its own node: allowed by default.
     pub const DEFAULT_ALLOW: RuleId = RuleId(0);
-    /// Policies isolate the endpoint and none of their rules matches: denied.
+    /// No rule of a ClusterNetworkPolicy of the Admin tier decides, NetworkPolicies isolate the endpoint and none of their
+    /// rules matches: denied.
     pub const NO_RULE: RuleId = RuleId(1);
     /// The first number that stands for a rule of a policy.
     pub const FIRST: u32 = 2;
@@ -72,6 +83,36 @@ pub struct RuleOrigin {
     pub ingress: bool,
     /// Index in the object's list of rules.
     pub index: u32,
+    /// The rule's name; empty where it has none.
+    pub name: String,
+    /// What happens to live flows that the policy does not allow any more.
+    pub revocation: Revocation,
+}
+
+impl fmt::Display for RuleOrigin {
+    /// Such as `NetworkPolicy db/mongo ingress[0]` or, of a rule with a name, `ClusterNetworkPolicy strict egress[2] (no-dns)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = if self.ingress { "ingress" } else { "egress" };
+        write!(f, "{} {} {direction}[{}]", self.kind, self.policy, self.index)?;
+        if self.name.is_empty() { Ok(()) } else { write!(f, " ({})", self.name) }
+    }
+}
+
+/// A policy that selects endpoints, as a table remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyOrigin {
+    /// Which API.
+    pub kind: PolicyKind,
+    /// The object.
+    pub name: ObjectName,
+    /// What happens to live flows that it does not allow any more.
+    pub revocation: Revocation,
+}
+
+impl fmt::Display for PolicyOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
 }
 
 /// What policy says in one direction.
@@ -84,8 +125,15 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Allowed because nothing isolates the endpoint.
+    /// Allowed because nothing denies it.
     pub const DEFAULT_ALLOW: Decision = Decision { allowed: true, rule: RuleId::DEFAULT_ALLOW };
+    /// Denied because NetworkPolicies isolate the endpoint and none of their rules matches.
+    pub const NO_RULE: Decision = Decision { allowed: false, rule: RuleId::NO_RULE };
+
+    /// The same without isolation: a denial for want of a rule is lifted, one by a rule stands.
+    fn unisolated(self) -> Self {
+        if self.rule == RuleId::NO_RULE { Decision::DEFAULT_ALLOW } else { self }
+    }
 }
 
 /// What policy says of a flow: both directions are judged, each end by its own policies.
@@ -121,7 +169,7 @@ struct Entry {
     egress: u32,
 }
 
-/// A set of policies that isolate in one direction.
+/// A set of policies that select in one direction.
 #[derive(Debug, Default)]
 struct Subject {
     row: u32,
@@ -149,7 +197,7 @@ struct Rules {
     lists: Vec<u32>,
     ports: PortLists,
     origins: Arc<Vec<RuleOrigin>>,
-    policies: Vec<ObjectName>,
+    policies: Vec<PolicyOrigin>,
     /// How an address that comes later is classified.
     classes: KnownClasses,
     /// By identity: the subject for ingress and the one for egress.
@@ -214,18 +262,28 @@ impl PolicyTable {
     }
 
     /// Judges a flow from `src` to `dst` (both after address translation), `dst_port` being the destination's port,
-    /// 0 for protocols without one. Traffic of an endpoint to itself, and between it and its node, is always allowed.
+    /// 0 for protocols without one. Isolation keeps no endpoint from its node, and no policy an endpoint from itself.
     pub fn judge(&self, src: IpAddr, dst: IpAddr, protocol: u8, dst_port: u16) -> Judgement {
-        let from = self.entry(src);
-        let to = self.entry(dst);
-        if from.is_exempt_with(&to) {
+        let (from, to) = (self.entry(src), self.entry(dst));
+        if from.is_same_endpoint(&to) {
             return Judgement { egress: Decision::DEFAULT_ALLOW, ingress: Decision::DEFAULT_ALLOW };
         }
-        let key = ports::key(protocol, dst_port);
-        Judgement {
-            egress: self.decide(from.egress, to.class, key),
-            ingress: self.decide(to.ingress, from.class, key),
+        self.judge_entries(&from, &to, ports::key(protocol, dst_port))
+    }
+
+    /// The same of a flow whose destination a Service has chosen. It differs where that is the source itself: such a flow
+    /// leaves the pod and comes back, and ClusterNetworkPolicy, but not isolation, holds for it.
+    pub fn judge_translated(&self, src: IpAddr, dst: IpAddr, protocol: u8, dst_port: u16) -> Judgement {
+        self.judge_entries(&self.entry(src), &self.entry(dst), ports::key(protocol, dst_port))
+    }
+
+    fn judge_entries(&self, from: &Entry, to: &Entry, key: u32) -> Judgement {
+        let egress = self.decide(from.egress, to.class, key);
+        let ingress = self.decide(to.ingress, from.class, key);
+        if from.is_exempt_with(to) {
+            return Judgement { egress: egress.unisolated(), ingress: ingress.unisolated() };
         }
+        Judgement { egress, ingress }
     }
 
     /// Where a rule comes from; `None` for the two constants of [`RuleId`] and for numbers of other tables.
@@ -233,13 +291,20 @@ impl PolicyTable {
         self.rules.origins.get(rule.0.checked_sub(RuleId::FIRST)? as usize)
     }
 
-    /// The policies that isolate the endpoint at `address` in the direction, for people who ask why nothing matched.
+    /// The NetworkPolicies that isolate the endpoint at `address` in the direction, for people who ask why nothing matched.
     pub fn isolating(&self, address: IpAddr, ingress: bool) -> Vec<&ObjectName> {
+        let isolates = |policy: &&PolicyOrigin| policy.kind == PolicyKind::NetworkPolicy;
+        self.selecting(address, ingress).filter(isolates).map(|policy| &policy.name).collect()
+    }
+
+    /// The policies of all tiers that select the endpoint at `address` in the direction, in the order in which they are
+    /// asked. Those that are of one tier and priority are asked in the order of their names, which the API leaves open.
+    pub fn selecting(&self, address: IpAddr, ingress: bool) -> impl Iterator<Item = &PolicyOrigin> {
         let entry = self.entry(address);
-        let rules = &self.rules;
+        let rules = &*self.rules;
         let subject = rules.subjects.get(if ingress { entry.ingress } else { entry.egress } as usize);
         let policies = subject.into_iter().flat_map(|subject| &subject.policies);
-        policies.filter_map(|policy| rules.policies.get(*policy as usize)).collect()
+        policies.filter_map(|policy| rules.policies.get(*policy as usize))
     }
 
     /// How large the table is.
@@ -273,20 +338,22 @@ impl PolicyTable {
             let number = rules.rows.number(subject.row, class)?;
             rules.lists.get((subject.first_list + number) as usize)
         });
-        let rule = list.map_or(RuleId::NO_RULE, |list| rules.ports.rule(*list, key));
-        Decision { allowed: rule != RuleId::NO_RULE, rule }
+        list.map_or(Decision::NO_RULE, |list| rules.ports.decision(*list, key))
     }
 }
 
 impl Entry {
-    /// The same endpoint, or an endpoint and its own node.
+    fn is_same_endpoint(&self, other: &Entry) -> bool {
+        self.endpoint == other.endpoint && self.endpoint != NOBODY
+    }
+
+    /// The same endpoint, or an endpoint and its own node: isolation does not hold.
     fn is_exempt_with(&self, other: &Entry) -> bool {
-        let same_endpoint = self.endpoint == other.endpoint;
         let one_endpoint = (self.endpoint == NOBODY) != (other.endpoint == NOBODY);
         if one_endpoint {
             self.node == other.node && self.node != NOBODY
         } else {
-            same_endpoint && self.endpoint != NOBODY
+            self.is_same_endpoint(other)
         }
     }
 }

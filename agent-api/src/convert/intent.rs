@@ -2,8 +2,8 @@
 
 use ipnet::IpNet;
 use policy_compiler::intent::{
-    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, IpBlock, Node, ObjectName, Peers, Policy,
-    PolicyKind, PortMatch, PortSelector, Protocol, Rule, Service, TrafficPolicy,
+    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, Node, ObjectName, Policy, Protocol, Service,
+    TrafficPolicy,
 };
 
 use super::{
@@ -55,7 +55,7 @@ impl From<IpNet> for proto::Prefix {
     }
 }
 
-fn prefix(message: proto::Prefix) -> Result<IpNet, FieldError> {
+pub(super) fn prefix(message: proto::Prefix) -> Result<IpNet, FieldError> {
     let address = address(message.address).in_field("address")?;
     let length = u8::try_from(message.length).ok();
     let most = if address.is_ipv4() { 32 } else { 128 };
@@ -182,134 +182,8 @@ fn optional_protocol(number: i32) -> Result<Option<Protocol>, FieldError> {
     }
 }
 
-fn protocol(number: i32) -> Result<Protocol, FieldError> {
+pub(super) fn protocol(number: i32) -> Result<Protocol, FieldError> {
     optional_protocol(number)?.ok_or_else(unspecified)
-}
-
-impl From<Policy> for proto::Policy {
-    fn from(policy: Policy) -> Self {
-        let rules = |rules: Option<Vec<Rule>>| rules.map(|rules| proto::Rules { rules: all(rules) });
-        proto::Policy {
-            kind: proto::PolicyKind::from(policy.kind).into(),
-            name: Some(policy.name.into()),
-            resource_version: policy.resource_version,
-            subjects: policy.subjects,
-            ingress: rules(policy.ingress),
-            egress: rules(policy.egress),
-        }
-    }
-}
-
-impl TryFrom<proto::Policy> for Policy {
-    type Error = FieldError;
-
-    fn try_from(message: proto::Policy) -> Result<Self, FieldError> {
-        let name = object_name(message.name)?;
-        let kind = policy_kind(message.kind).in_field("kind");
-        let kind = kind.map_err(|error| error.of(|| format!("Policy {name}")))?;
-        let rules = |field, rules: Option<proto::Rules>| {
-            let rules = rules.map(|rules| list(field, rules.rules, Rule::try_from)).transpose();
-            rules.map_err(|error| error.of(|| format!("{kind} {name}")))
-        };
-        let ingress = rules("ingress", message.ingress)?;
-        let egress = rules("egress", message.egress)?;
-        let resource_version = message.resource_version;
-        Ok(Policy { kind, name, resource_version, subjects: message.subjects, ingress, egress })
-    }
-}
-
-impl From<PolicyKind> for proto::PolicyKind {
-    fn from(kind: PolicyKind) -> Self {
-        match kind {
-            PolicyKind::NetworkPolicy => proto::PolicyKind::NetworkPolicy,
-        }
-    }
-}
-
-pub(super) fn policy_kind(number: i32) -> Result<PolicyKind, FieldError> {
-    match proto::PolicyKind::try_from(number) {
-        Ok(proto::PolicyKind::NetworkPolicy) => Ok(PolicyKind::NetworkPolicy),
-        Ok(proto::PolicyKind::Unspecified) => Err(unspecified()),
-        Err(_) => Err(unknown(number)),
-    }
-}
-
-impl From<Rule> for proto::Rule {
-    fn from(rule: Rule) -> Self {
-        proto::Rule {
-            index: rule.index,
-            peers: rule
-                .peers
-                .map(|peers| proto::Peers { identities: peers.identities, blocks: all(peers.blocks) }),
-            ports: rule.ports.map(|ports| proto::PortMatches { matches: all(ports) }),
-        }
-    }
-}
-
-impl TryFrom<proto::Rule> for Rule {
-    type Error = FieldError;
-
-    fn try_from(message: proto::Rule) -> Result<Self, FieldError> {
-        let peers = |peers: proto::Peers| {
-            let blocks = list("peers.blocks", peers.blocks, IpBlock::try_from)?;
-            Ok(Peers { identities: peers.identities, blocks })
-        };
-        let ports = |ports: proto::PortMatches| list("ports", ports.matches, PortMatch::try_from);
-        Ok(Rule {
-            index: message.index,
-            peers: message.peers.map(peers).transpose()?,
-            ports: message.ports.map(ports).transpose()?,
-        })
-    }
-}
-
-impl From<IpBlock> for proto::IpBlock {
-    fn from(block: IpBlock) -> Self {
-        proto::IpBlock { cidr: Some(block.cidr.into()), except: all(block.except) }
-    }
-}
-
-impl TryFrom<proto::IpBlock> for IpBlock {
-    type Error = FieldError;
-
-    fn try_from(message: proto::IpBlock) -> Result<Self, FieldError> {
-        Ok(IpBlock {
-            cidr: required(message.cidr).and_then(prefix).in_field("cidr")?,
-            except: list("except", message.except, prefix)?,
-        })
-    }
-}
-
-impl From<PortMatch> for proto::PortMatch {
-    fn from(matching: PortMatch) -> Self {
-        use proto::port_match::Port;
-        let port = match matching.port {
-            PortSelector::Any => Port::Any(proto::AnyPort {}),
-            PortSelector::Range(first, last) => {
-                Port::Range(proto::PortRange { first: first.into(), last: last.into() })
-            }
-            PortSelector::Named(name) => Port::Named(name),
-        };
-        proto::PortMatch { protocol: proto::Protocol::from(matching.protocol).into(), port: Some(port) }
-    }
-}
-
-impl TryFrom<proto::PortMatch> for PortMatch {
-    type Error = FieldError;
-
-    fn try_from(message: proto::PortMatch) -> Result<Self, FieldError> {
-        use proto::port_match::Port;
-        let protocol = protocol(message.protocol).in_field("protocol")?;
-        let port = match required(message.port).in_field("port")? {
-            Port::Any(proto::AnyPort {}) => PortSelector::Any,
-            Port::Range(range) => PortSelector::Range(
-                port(range.first).in_field("range.first")?,
-                port(range.last).in_field("range.last")?,
-            ),
-            Port::Named(name) => PortSelector::Named(name),
-        };
-        Ok(PortMatch { protocol, port })
-    }
 }
 
 impl From<TrafficPolicy> for proto::TrafficPolicy {

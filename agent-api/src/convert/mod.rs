@@ -7,6 +7,7 @@
 pub(crate) mod calls;
 mod counters;
 mod intent;
+mod policies;
 #[cfg(test)]
 mod tests;
 pub(crate) mod update;

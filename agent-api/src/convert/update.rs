@@ -3,7 +3,8 @@
 use policy_compiler::intent::update::{PolicyName, Update};
 use policy_compiler::intent::{Endpoint, Identity, Policy, Service};
 
-use super::intent::{all, object_name, policy_kind};
+use super::intent::{all, object_name};
+use super::policies::policy_kind;
 use super::{FieldError, InField, list};
 use crate::proto;
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use agent_api::contract::RefusalKind;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use policy_compiler::intent::{Action, Revocation, Tier};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -103,10 +104,21 @@ async fn a_folder_is_applied_and_each_edit_is_a_new_generation() {
     let policies = |intent: &policy_compiler::intent::Intent| intent.policies.len();
     assert_eq!(served.double.intents().iter().map(policies).collect::<Vec<_>>(), [1, 1, 0]);
 
+    // The tiers of the cluster are part of the folder like any other policy.
+    let cluster = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: strict, \
+                   annotations: {penstock.io/revocation: reset}}\nspec: {tier: Baseline, priority: 9, subject: {namespaces: {}}, \
+                   ingress: [{name: all, action: Deny, from: [{namespaces: {}}]}]}\n";
+    fs::write(agent.file("cluster.yaml"), cluster).unwrap();
+    agent.in_sync(4).await;
+    let policy = served.double.intents().last().unwrap().policies[0].clone();
+    assert_eq!((policy.tier, policy.revocation), (Tier::Baseline(9), Revocation::Reset));
+    let rule = &policy.ingress.as_ref().unwrap()[0];
+    assert_eq!((rule.name.as_str(), rule.action), ("all", Action::Deny));
+
     // A change that changes nothing is no transaction; a warning is said once.
     fs::write(agent.file("comment.yaml"), "# nothing\n").unwrap();
     tokio::time::sleep(THREE_LOOKS).await;
-    assert_eq!(served.double.generation(), 3);
+    assert_eq!(served.double.generation(), 4);
     assert_eq!(agent.log().matches(warning).count(), 1);
 
     kill(Pid::from_raw(agent.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();

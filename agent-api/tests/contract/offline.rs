@@ -36,6 +36,51 @@ ok: 2 nodes, 3 endpoints (0 of them hostNetwork), 3 identities, 1 policy with 1 
     assert!(text.ends_with("no endpoint is isolated: everyone may reach everyone\n"), "{text}");
 }
 
+/// A ClusterNetworkPolicy of the Admin tier for all pods, with these rules.
+fn cluster_policy(rules: &str) -> String {
+    format!(
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: strict}}\n\
+         spec: {{tier: Admin, priority: 3, subject: {{namespaces: {{}}}}, {rules}}}\n"
+    )
+}
+
+/// Nobody sends to the web's pods on port 80.
+const NO_WEB: &str = "egress: [{name: no-web, action: Deny, protocols: [{tcp: {destinationPort: {number: 8080}}}], \
+                      to: [{pods: {podSelector: {matchLabels: {tier: web}}}}]}]";
+
+#[test]
+fn cluster_policies_are_checked_and_judged() {
+    let folder = with(&cluster_policy(NO_WEB));
+    let text = run(&["policy", "check"], folder.path(), &[]).text(0);
+    let wanted = "\
+ ISOLATED ENDPOINT             INGRESS BY      EGRESS BY
+ poc/virt-launcher-mongodb-vm  poc/mongodb-vm  -
+ ENDPOINT                      CLUSTER POLICIES ON INGRESS  CLUSTER POLICIES ON EGRESS
+ poc/virt-launcher-mongodb-vm  -                            strict
+ poc/web-a                     -                            strict
+ poc/web-b                     -                            strict
+";
+    assert!(text.ends_with(wanted), "{text}");
+    let answer = run(&["policy", "check"], folder.path(), &["-o", "json"]).json(0);
+    assert_eq!(
+        answer["summary"]["ruled"][1],
+        json!({
+            "endpoint": {"namespace": "poc", "name": "web-a"},
+            "ingress": [],
+            "egress": [{"namespace": "", "name": "strict"}],
+        })
+    );
+    let probes = folder.path().join("probes");
+    fs::write(&probes, r#"[{"from": "poc/web-a", "to": "poc/web-b", "port": 8080}]"#).unwrap();
+    let more = ["--node", "node-a", "--probes", probes.to_str().unwrap(), "-o", "json"];
+    let answer = run(&["evaluate"], folder.path(), &more).json(0);
+    let egress = json!({"allowed": false, "rule": "ClusterNetworkPolicy strict egress[0] (no-web)"});
+    assert_eq!(
+        (&answer["answers"][0]["verdict"], &answer["answers"][0]["egress"]),
+        (&json!("deny"), &egress)
+    );
+}
+
 #[test]
 fn the_matrix_says_who_reaches_whom() {
     let wanted = "\
@@ -230,6 +275,31 @@ fn a_bad_manifest_is_named_by_object_and_field() {
         ),
         (policy("{podSelector: {}, policyTypes: [Sideways]}"), bad, "spec.policyTypes[0]", "Sideways"),
         (policy("{podSelector: {}, ingress: everything}"), bad, "spec.ingress", "invalid type"),
+        (policy("{podselector: {}}"), bad, "spec.podselector", "is not a field of the API"),
+        (
+            policy("{podSelector: {}}").replace("namespace: poc", "namespace: poc, annotations: {penstock.io/revocation: stop}"),
+            bad,
+            "metadata.annotations[penstock.io/revocation]",
+            "\"stop\" is not a revocation",
+        ),
+        (
+            cluster_policy("ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {range: {start: 9, end: 8}}}}]}]"),
+            "ClusterNetworkPolicy strict",
+            "spec.ingress[0].protocols[0].tcp.destinationPort.range.end",
+            "8 is not more than start, 9",
+        ),
+        (
+            cluster_policy("egress: [{action: Accept, to: [{domainNames: [example.org]}]}]"),
+            "ClusterNetworkPolicy strict",
+            "spec.egress[0].to[0].domainNames",
+            "not supported",
+        ),
+        (
+            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {name: old}\n".into(),
+            "AdminNetworkPolicy old",
+            "kind",
+            "ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2",
+        ),
         (
             pod("status: {podIP: 10.244.1.10}"),
             "Pod poc/web-a",

@@ -156,7 +156,10 @@ impl Voice<'_> {
                 let names: Vec<String> = isolating.iter().map(ToString::to_string).collect();
                 format!("{direction} policy of {who}: denied, no rule matches of {}", names.join(", "))
             }
-            _ => format!("{direction} policy of {who}: allowed by {}", self.rule(ruling)),
+            _ => {
+                let verdict = if ruling.allowed { "allowed" } else { "denied" };
+                format!("{direction} policy of {who}: {verdict} by {}", self.rule(ruling))
+            }
         }
     }
 

@@ -53,10 +53,7 @@ pub(crate) fn rule_text(rules: &Origins, rule: RuleId) -> String {
     match rule {
         RuleId::DEFAULT_ALLOW => "default-allow".to_owned(),
         RuleId::NO_RULE => "no-rule".to_owned(),
-        rule => rules.of(rule).map_or_else(String::new, |origin| {
-            let direction = if origin.ingress { "ingress" } else { "egress" };
-            format!("{} {} {direction}[{}]", origin.kind, origin.policy, origin.index)
-        }),
+        rule => rules.of(rule).map_or_else(String::new, ToString::to_string),
     }
 }
 

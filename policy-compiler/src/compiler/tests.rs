@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::*;
-use crate::intent::update::PolicyName;
+use crate::intent::update::{Part, PolicyName};
 use crate::intent::{
-    Backend, Frontend, FrontendKind, IpBlock, ObjectName, Peers, PolicyKind, PortMatch, PortSelector,
-    Protocol, Rule, TrafficPolicy,
+    Action, Backend, Frontend, FrontendKind, IpBlock, ObjectName, Peers, PolicyKind, PortMatch, PortSelector,
+    Protocol, Revocation, Rule, Tier, TrafficPolicy,
 };
 use crate::policy::RuleId;
 use crate::routes::Route;
@@ -125,21 +125,29 @@ fn policies() -> impl Strategy<Value = Policy> {
         .prop_map(|text| IpBlock { cidr: text.parse().unwrap(), except: vec![] });
     let ports = select(vec![None, Some(80_u16), Some(8080)]);
     let peers = prop::option::of((identities(), prop::collection::vec(block, 0..2)));
-    let rule = (peers, ports).prop_map(|(peers, port)| Rule {
-        index: 0,
+    let action = select(vec![Action::Accept, Action::Deny, Action::Pass]);
+    let rule = (peers, ports, action).prop_map(|(peers, port, action)| Rule {
+        action,
         peers: peers.map(|(identities, blocks)| Peers { identities, blocks }),
         ports: port
             .map(|port| vec![PortMatch { protocol: Protocol::Tcp, port: PortSelector::Range(port, port) }]),
+        ..Rule::default()
     });
     let rules = prop::option::of(prop::collection::vec(rule, 0..3));
-    (0..4_u8, identities(), rules.clone(), rules).prop_map(|(policy, subjects, ingress, egress)| {
+    let tier = select(vec![Tier::Admin(1), Tier::Admin(2), Tier::NetworkPolicy, Tier::Baseline(1)]);
+    let revocation = select(vec![Revocation::Keep, Revocation::Drop, Revocation::Reset]);
+    let parts = (0..4_u8, tier, revocation, identities(), rules.clone(), rules);
+    parts.prop_map(|(policy, tier, revocation, subjects, ingress, egress)| {
         let numbered = |rules: Vec<Rule>| -> Vec<Rule> {
-            (0..).zip(rules).map(|(index, rule)| Rule { index, ..rule }).collect()
+            let only_accepts = tier == Tier::NetworkPolicy;
+            let action = |rule: &Rule| if only_accepts { Action::Accept } else { rule.action };
+            (0..).zip(rules).map(|(index, rule)| Rule { index, action: action(&rule), ..rule }).collect()
         };
         Policy {
-            kind: PolicyKind::NetworkPolicy,
+            tier,
             name: name(format!("policy-{policy}")),
             resource_version: String::new(),
+            revocation,
             subjects,
             ingress: ingress.map(numbered),
             egress: egress.map(numbered),
@@ -168,12 +176,13 @@ fn updates() -> impl Strategy<Value = Update> {
     )
         .prop_map(|(identities, pods, rules, services, removes)| {
             let [pods_go, policies_go, services_go] = removes.map(|goes| usize::from(goes) * 2);
-            let name = |name| PolicyName { kind: PolicyKind::NetworkPolicy, name };
+            let kinds = [PolicyKind::NetworkPolicy, PolicyKind::ClusterNetworkPolicy];
+            let name = |name: ObjectName| kinds.map(|kind| PolicyName { kind, name: name.clone() });
             Update {
                 identities,
                 removed_endpoints: pods.0.into_iter().take(pods_go).collect(),
                 endpoints: pods.1,
-                removed_policies: rules.0.into_iter().take(policies_go).map(name).collect(),
+                removed_policies: rules.0.into_iter().take(policies_go).flat_map(name).collect(),
                 policies: if rules.2 { rules.1 } else { vec![] },
                 removed_services: services.0.into_iter().take(services_go).collect(),
                 services: services.1,
@@ -184,7 +193,7 @@ fn updates() -> impl Strategy<Value = Update> {
 /// The removals of what is there alone.
 fn possible(mut update: Update, intent: &Intent) -> Update {
     update.removed_endpoints.retain(|name| intent.endpoints.iter().any(|one| one.name == *name));
-    update.removed_policies.retain(|name| intent.policies.iter().any(|one| one.name == name.name));
+    update.removed_policies.retain(|name| intent.policies.iter().any(|one| one.is_of(name)));
     update.removed_services.retain(|name| intent.services.iter().any(|one| one.name == *name));
     update
 }
@@ -198,8 +207,9 @@ fn answers(tables: &Tables) -> Vec<String> {
             Route::Endpoint(number) => format!("{:?}", tables.routes.endpoints().get(number as usize)),
             route => format!("{route:?}"),
         };
-        let isolating = [true, false].map(|ingress| tables.policy.isolating(*src, ingress));
-        answers.push(format!("{src}: {route} {isolating:?}"));
+        let selecting =
+            [true, false].map(|ingress| tables.policy.selecting(*src, ingress).collect::<Vec<_>>());
+        answers.push(format!("{src}: {route} {selecting:?}"));
         for dst in everyone.iter().filter(|dst| dst.is_ipv4() == src.is_ipv4()) {
             for (protocol, dst_port) in [(6, 80), (6, 8080), (17, 80), (6, 30_000), (17, 30_000), (1, 0)] {
                 let judgement = tables.policy.judge(*src, *dst, protocol, dst_port);

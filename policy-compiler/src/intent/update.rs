@@ -137,15 +137,15 @@ impl Part for Policy {
     type Name = PolicyName;
 
     fn object(&self) -> PolicyName {
-        PolicyName { kind: self.kind, name: self.name.clone() }
+        PolicyName { kind: self.kind(), name: self.name.clone() }
     }
 
     fn is_of(&self, object: &PolicyName) -> bool {
-        self.kind == object.kind && self.name == object.name
+        self.kind() == object.kind && self.name == object.name
     }
 
     fn spread(&self) -> u64 {
-        absorb(spread_of(&self.name), self.kind as u64)
+        absorb(spread_of(&self.name), self.kind() as u64)
     }
 
     fn spread_of(object: &PolicyName) -> u64 {

@@ -15,6 +15,23 @@ spec:
     - { port: 27017 }
 ";
 
+const CLUSTER_POLICY: &str = "
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: { name: strict }
+spec:
+  tier: Admin
+  priority: 7
+  subject: { namespaces: {} }
+  ingress:
+  - name: no-strangers
+    action: Deny
+    from:
+    - { namespaces: {} }
+    protocols:
+    - tcp: { destinationPort: { number: 80 } }
+";
+
 fn read(text: &str) -> Result<Manifests, ManifestError> {
     let mut manifests = Manifests::default();
     manifests.parse("a.yaml", text)?;
@@ -99,14 +116,84 @@ fn kinds_that_are_not_used_are_named_in_a_warning() {
 #[test]
 fn fields_that_the_api_does_not_know_are_named_in_a_warning() {
     let text =
-        POLICY.replace("    ports:\n", "    port: 80\n    ports:\n").replace("spec:\n", "spec:\n  x: {}\n");
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: p, x: 1}\nspec: {containers: [{name: c, y: {}}]}\n";
     assert_eq!(
-        warnings(&read(&text).unwrap()),
+        warnings(&read(text).unwrap()),
         [
-            "a.yaml: NetworkPolicy db/mongo: spec.x is not a field of the API; ignored",
-            "a.yaml: NetworkPolicy db/mongo: spec.ingress[0].port is not a field of the API; ignored"
+            "a.yaml: Pod default/p: metadata.x is not a field of the API; ignored",
+            "a.yaml: Pod default/p: spec.containers[0].y is not a field of the API; ignored"
         ]
     );
+    assert_eq!(
+        warnings(&read(&POLICY.replace("name: mongo", "name: mongo, x: 1")).unwrap()),
+        ["a.yaml: NetworkPolicy db/mongo: metadata.x is not a field of the API; ignored"]
+    );
+}
+
+/// Without what such a field was to say, a policy would say more than it should.
+#[test]
+fn fields_that_the_api_does_not_know_are_refused_in_policies() {
+    let rows = [
+        (POLICY.replace("spec:\n", "spec:\n  x: {}\n"), "NetworkPolicy db/mongo: spec.x"),
+        (
+            POLICY.replace("    ports:\n", "    port: 80\n    ports:\n"),
+            "NetworkPolicy db/mongo: spec.ingress[0].port",
+        ),
+        (
+            POLICY.replace("podSelector: { matchLabels: { app", "podSelector: { matchLabel: { app"),
+            "NetworkPolicy db/mongo: spec.ingress[0].from[0].podSelector.matchLabel",
+        ),
+        (
+            CLUSTER_POLICY.replace("protocols:", "ports:"),
+            "ClusterNetworkPolicy strict: spec.ingress[0].ports",
+        ),
+        (
+            CLUSTER_POLICY.replace("- { namespaces: {}", "- { namespaces: {matchLabel: {a: b}}"),
+            "ClusterNetworkPolicy strict: spec.ingress[0].from[0].namespaces.matchLabel",
+        ),
+        (
+            CLUSTER_POLICY.replace("- { namespaces", "- { networks: [10.0.0.0/8], namespaces"),
+            "ClusterNetworkPolicy strict: spec.ingress[0].from[0].networks",
+        ),
+    ];
+    for (text, place) in rows {
+        let error = read(&text).unwrap_err().to_string();
+        assert_eq!(error, format!("a.yaml, document 1: {place}: is not a field of the API"));
+    }
+}
+
+#[test]
+fn a_cluster_policy_is_read_whatever_its_status_says() {
+    let text = format!("{CLUSTER_POLICY}status:\n  conditions: [{{type: Ready, status: \"True\"}}]\n");
+    let manifests = read(&text).unwrap();
+    assert_eq!(warnings(&manifests), Vec::<String>::new());
+    let policy = &manifests.objects.cluster_network_policies[&ObjectName::new("", "strict")];
+    let spec = policy.spec.as_ref().unwrap();
+    assert_eq!((spec.tier.as_deref(), spec.priority), (Some("Admin"), Some(7)));
+    let wrong = read(&CLUSTER_POLICY.replace("v1alpha2", "v1alpha1")).unwrap_err().to_string();
+    assert_eq!(
+        wrong,
+        "a.yaml, document 1: ClusterNetworkPolicy strict: apiVersion: \"policy.networking.k8s.io/v1alpha1\" is not read; \
+         write it as \"policy.networking.k8s.io/v1alpha2\""
+    );
+}
+
+#[test]
+fn what_cluster_policies_succeeded_is_refused_with_its_successor() {
+    for (kind, tier) in [("AdminNetworkPolicy", "Admin"), ("BaselineAdminNetworkPolicy", "Baseline")] {
+        for version in ["v1alpha1", "v1alpha2"] {
+            let text = format!(
+                "apiVersion: policy.networking.k8s.io/{version}\nkind: {kind}\nmetadata: {{name: old}}\n"
+            );
+            assert_eq!(
+                read(&text).unwrap_err().to_string(),
+                format!(
+                    "a.yaml, document 1: {kind} old: kind: {kind} is not read; write it as its successor, \
+                     ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2 with tier: {tier}"
+                )
+            );
+        }
+    }
 }
 
 #[test]

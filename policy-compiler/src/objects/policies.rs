@@ -1,5 +1,7 @@
-//! NetworkPolicy v1 (networking.k8s.io): first read and checked with its selectors as numbered selections, then, once
-//! endpoints have been classified by those, resolved to identities.
+//! NetworkPolicy v1 (networking.k8s.io) and ClusterNetworkPolicy (`cluster`): first read and checked with their selectors as
+//! numbered selections, then, once endpoints have been classified by those, resolved to identities.
+
+mod cluster;
 
 use std::collections::BTreeSet;
 
@@ -7,20 +9,24 @@ use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::endpoints::protocol;
 use super::selectors::{Namespaces, Selections, Selector};
 use super::{ObjectError, Objects, Warning, address};
 use crate::intent::{
-    IpBlock, ObjectName, Peers, Policy, PolicyKind, PortMatch, PortSelector, Protocol, Rule,
+    Action, IpBlock, Node, ObjectName, Peers, Policy, PolicyKind, PortMatch, PortSelector, Protocol,
+    Revocation, Rule, Tier,
 };
+
+/// The annotation that says what happens to live flows that a policy does not allow any more.
+const REVOCATION: &str = "penstock.io/revocation";
 
 /// The policies as read.
 #[derive(Default)]
 pub(super) struct Drafts<'a> {
-    /// In the order of their names.
+    /// NetworkPolicies, then ClusterNetworkPolicies, each in the order of their names.
     policies: Vec<Draft<'a>>,
     /// What their selectors select.
     pub(super) selections: Selections,
@@ -29,14 +35,19 @@ pub(super) struct Drafts<'a> {
 }
 
 struct Draft<'a> {
+    tier: Tier,
     name: &'a ObjectName,
     resource_version: String,
+    revocation: Revocation,
     subjects: u32,
     ingress: Option<Vec<DraftRule>>,
     egress: Option<Vec<DraftRule>>,
 }
 
+#[derive(Default)]
 struct DraftRule {
+    name: String,
+    action: Action,
     peers: Option<DraftPeers>,
     ports: Option<Vec<PortMatch>>,
 }
@@ -47,14 +58,23 @@ struct DraftPeers {
     blocks: Vec<IpBlock>,
 }
 
-/// Reads and checks all policies.
-pub(super) fn read<'a>(objects: &'a Objects, warnings: &mut Vec<Warning>) -> Result<Drafts<'a>, ObjectError> {
+/// Reads and checks all policies. `nodes` are those of `objects`, in their order.
+pub(super) fn read<'a>(
+    objects: &'a Objects,
+    nodes: &[Node],
+    warnings: &mut Vec<Warning>,
+) -> Result<Drafts<'a>, ObjectError> {
     let mut drafts = Drafts::default();
     for (name, object) in &objects.network_policies {
-        let mut reader = Reader { name, drafts: &mut drafts, warnings };
-        let draft = reader
-            .policy(object)
-            .map_err(|(field, problem)| ObjectError::new("NetworkPolicy", name, field, problem))?;
+        let mut reader = Reader { kind: PolicyKind::NetworkPolicy, name, drafts: &mut drafts, warnings };
+        let draft = reader.policy(object).map_err(|problem| reader.error(problem))?;
+        drafts.policies.push(draft);
+    }
+    let nodes = cluster::LabelledNodes::new(objects, nodes);
+    for (name, object) in &objects.cluster_network_policies {
+        let mut reader =
+            Reader { kind: PolicyKind::ClusterNetworkPolicy, name, drafts: &mut drafts, warnings };
+        let draft = reader.cluster_policy(object, &nodes).map_err(|problem| reader.error(problem))?;
         drafts.policies.push(draft);
     }
     Ok(drafts)
@@ -72,13 +92,16 @@ pub(super) fn resolve(drafts: &Drafts<'_>, members: &[Vec<u32>]) -> Vec<Policy> 
     let rules = |rules: &Vec<DraftRule>| -> Vec<Rule> {
         let rule = |(index, rule): (usize, &DraftRule)| Rule {
             index: index as u32,
+            name: rule.name.clone(),
+            action: rule.action,
             peers: rule.peers.as_ref().map(peers),
             ports: rule.ports.clone(),
         };
         rules.iter().enumerate().map(rule).collect()
     };
     let policy = |draft: &Draft<'_>| Policy {
-        kind: PolicyKind::NetworkPolicy,
+        tier: draft.tier,
+        revocation: draft.revocation,
         name: draft.name.clone(),
         resource_version: draft.resource_version.clone(),
         subjects: select(&draft.subjects).to_vec(),
@@ -92,6 +115,7 @@ pub(super) fn resolve(drafts: &Drafts<'_>, members: &[Vec<u32>]) -> Vec<Policy> 
 type Problem = (String, String);
 
 struct Reader<'r, 'a> {
+    kind: PolicyKind,
     name: &'a ObjectName,
     drafts: &'r mut Drafts<'a>,
     warnings: &'r mut Vec<Warning>,
@@ -124,8 +148,10 @@ impl<'a> Reader<'_, 'a> {
             }
         }
         Ok(Draft {
+            tier: Tier::NetworkPolicy,
             name: self.name,
             resource_version: object.metadata.resource_version.clone().unwrap_or_default(),
+            revocation: revocation(&object.metadata)?,
             subjects,
             ingress: isolates.0.then_some(ingress),
             egress: isolates.1.then_some(egress),
@@ -139,7 +165,7 @@ impl<'a> Reader<'_, 'a> {
         peers: Option<&[NetworkPolicyPeer]>,
         ports: Option<&[NetworkPolicyPort]>,
     ) -> Result<DraftRule, Problem> {
-        let mut rule = DraftRule { peers: None, ports: None };
+        let mut rule = DraftRule::default();
         for (index, peer) in peers.unwrap_or_default().iter().enumerate() {
             let known = rule.peers.get_or_insert_default();
             self.peer(&format!("{at}.{list}[{index}]"), peer, known)?;
@@ -214,7 +240,26 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn warn(&mut self, problem: String) {
-        self.warnings.push(Warning::new("NetworkPolicy", self.name, problem));
+        self.warnings.push(Warning::new(&self.kind.to_string(), self.name, problem));
+    }
+
+    fn error(&self, (field, problem): Problem) -> ObjectError {
+        ObjectError::new(&self.kind.to_string(), self.name, field, problem)
+    }
+}
+
+/// What the annotation says of live flows.
+fn revocation(metadata: &ObjectMeta) -> Result<Revocation, Problem> {
+    let text = metadata.annotations.as_ref().and_then(|annotations| annotations.get(REVOCATION));
+    match text.map(String::as_str) {
+        None => Ok(Revocation::default()),
+        Some("keep") => Ok(Revocation::Keep),
+        Some("drop") => Ok(Revocation::Drop),
+        Some("reset") => Ok(Revocation::Reset),
+        Some(other) => {
+            let problem = format!("{other:?} is not a revocation (keep, drop, reset)");
+            Err((format!("metadata.annotations[{REVOCATION}]"), problem))
+        }
     }
 }
 
@@ -265,3 +310,6 @@ fn port_match(at: &str, port: &NetworkPolicyPort) -> Result<PortMatch, Problem> 
     };
     Ok(PortMatch { protocol, port: selector })
 }
+
+#[cfg(test)]
+mod tests;

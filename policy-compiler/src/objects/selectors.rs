@@ -110,7 +110,7 @@ impl Selector {
     }
 
     /// Whether all requirements hold for labels that `value_of` looks up.
-    fn matches(&self, labels: &BTreeMap<&str, &str>) -> bool {
+    pub(super) fn matches(&self, labels: &BTreeMap<&str, &str>) -> bool {
         let has = |values: &[String], value: &str| values.binary_search_by(|v| v.as_str().cmp(value)).is_ok();
         self.0.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => labels.get(key.as_str()).is_some_and(|value| has(values, value)),

@@ -1,8 +1,9 @@
 //! From the policies of an [`Intent`](crate::intent::Intent) to a [`PolicyTable`].
 //!
-//! 1. Number the rules in the order of their policies' names: where several allow, the lowest number decides.
+//! 1. Number the rules in the order in which they are asked, tier by tier, priority by priority, and among equals in the
+//!    order of their policies' names: where several of a tier match, the lowest number decides.
 //! 2. Number the groups of peers; on egress a named port is the peer's, so such a rule becomes one part a number.
-//! 3. Number the subjects: identities that the same policies isolate and whose named ports agree.
+//! 3. Number the subjects: identities that the same policies select and whose named ports agree.
 //! 4. Classify every address that is known, and every prefix.
 //! 5. For each subject, match its rules with the classes and write the port lists.
 
@@ -11,10 +12,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::peers::{Classes, Groups};
-use super::ports::{PortListBuilder, Span};
+use super::ports::{Asked, PortListBuilder, Span};
 use super::rows::RowBuilder;
-use super::{Entry, NOBODY, PolicyTable, RuleId, RuleOrigin, Rules, Subject};
-use crate::intent::{Endpoint, Identity, Policy, PortMatch, PortSelector, Protocol, Rule};
+use super::{Entry, NOBODY, PolicyOrigin, PolicyTable, RuleId, RuleOrigin, Rules, Subject};
+use crate::intent::{
+    Action, Endpoint, Identity, MAX_PRIORITY, Policy, PolicyKind, PortMatch, PortSelector, Protocol, Rule,
+    Tier,
+};
 use crate::shared_map::SharedMap;
 use crate::tables::CompileError;
 use crate::view::{Change, View};
@@ -22,13 +26,13 @@ use crate::view::{Change, View};
 /// Compiles the policies of a checked intent.
 pub(super) fn compile(view: &View<'_>) -> Result<PolicyTable, CompileError> {
     let mut policies: Vec<&Policy> = view.policies().collect();
-    policies.sort_by_key(|policy| (policy.kind, &policy.name));
+    policies.sort_by_key(|policy| (policy.tier, &policy.name));
     for policy in &policies {
         check(policy, view.identities.len())?;
     }
     let mut numbered = number_rules(&policies, &view.identities); // 1, 2
     let mut rules = Rules { origins: Arc::new(std::mem::take(&mut numbered.origins)), ..Rules::default() };
-    rules.policies = policies.iter().map(|policy| policy.name.clone()).collect();
+    rules.policies = policies.iter().map(|policy| origin(policy)).collect();
     rules.nodes = view.nodes.iter().map(|node| node.name.clone()).zip(0..).collect();
     let mut classes = std::mem::take(&mut numbered.groups).finish(view.identities.len());
     let subjects = Subjects::of(&policies, &numbered, &view.identities); // 3
@@ -80,17 +84,22 @@ fn no_identity(position: usize, endpoint: &Endpoint) -> CompileError {
     invalid(format!("Pod {}", endpoint.name), format!("endpoints[{position}].identity"), problem)
 }
 
-/// What a rule, or its part with one named port's number, allows.
+fn origin(policy: &Policy) -> PolicyOrigin {
+    PolicyOrigin { kind: policy.kind(), name: policy.name.clone(), revocation: policy.revocation }
+}
+
+/// What a rule, or its part with one named port's number, matches.
 #[derive(Clone)]
 struct Part {
-    rule: RuleId,
+    asked: Asked,
     group: u32,
     /// `None`: every protocol and port.
     ports: Option<Vec<PortMatch>>,
 }
 
-/// The parts of each policy's rules, for the directions in which it isolates.
+/// The parts of a policy's rules, for the directions of which it says something.
 struct Parts {
+    tier: Tier,
     ingress: Option<Vec<Part>>,
     egress: Option<Vec<Part>>,
 }
@@ -121,19 +130,22 @@ fn number_rules(policies: &[&Policy], identities: &[&Identity]) -> Numbered {
             for rule in rules.as_ref()? {
                 let id = RuleId(RuleId::FIRST + numbered.origins.len() as u32);
                 numbered.origins.push(RuleOrigin {
-                    kind: policy.kind,
+                    kind: policy.kind(),
                     policy: policy.name.clone(),
                     resource_version: policy.resource_version.clone(),
                     ingress,
                     index: rule.index,
+                    name: rule.name.clone(),
+                    revocation: policy.revocation,
                 });
+                let asked = Asked { rule: id, tier: policy.tier, action: rule.action };
                 let named = |port: &&PortMatch| !ingress && matches!(port.port, PortSelector::Named(_));
                 let (named, plain): (Vec<&PortMatch>, Vec<&PortMatch>) =
                     rule.ports.iter().flatten().partition(named);
                 if rule.ports.is_none() || !plain.is_empty() {
                     let ports = rule.ports.as_ref().map(|_| plain.into_iter().cloned().collect());
                     parts.push(Part {
-                        rule: id,
+                        asked,
                         group: numbered.groups.number(rule.peers.as_ref(), None),
                         ports,
                     });
@@ -148,14 +160,14 @@ fn number_rules(policies: &[&Policy], identities: &[&Identity]) -> Numbered {
                             protocol: port.protocol,
                             port: PortSelector::Range(*number, *number),
                         };
-                        parts.push(Part { rule: id, group, ports: Some(vec![port]) });
+                        parts.push(Part { asked, group, ports: Some(vec![port]) });
                     }
                 }
             }
             Some(parts)
         };
         let (ingress, egress) = (number(&policy.ingress, true), number(&policy.egress, false));
-        numbered.parts.push(Parts { ingress, egress });
+        numbered.parts.push(Parts { tier: policy.tier, ingress, egress });
     }
     numbered
 }
@@ -172,7 +184,7 @@ fn named_ports<'a>(
     })
 }
 
-/// The isolated subjects of both directions; number 0 is left for those whom nothing isolates.
+/// The subjects of both directions; number 0 is left for those whom no policy selects.
 struct Subjects {
     /// By identity: the subject for ingress and the one for egress.
     of_identity: Vec<(u32, u32)>,
@@ -181,24 +193,26 @@ struct Subjects {
 }
 
 struct DraftSubject {
-    /// Positions of the policies that isolate it.
+    /// Positions of the policies that select it.
     policies: Vec<u32>,
+    /// Whether a NetworkPolicy is among them.
+    isolated: bool,
     parts: Vec<Part>,
 }
 
 impl Subjects {
     fn of(policies: &[&Policy], numbered: &Numbered, identities: &[&Identity]) -> Self {
-        let mut isolating = vec![(Vec::new(), Vec::new()); identities.len()];
+        let mut selecting = vec![(Vec::new(), Vec::new()); identities.len()];
         for (position, (policy, parts)) in policies.iter().zip(&numbered.parts).enumerate() {
             for identity in &policy.subjects {
-                let Some((ingress, egress)) = isolating.get_mut(*identity as usize) else { continue };
+                let Some((ingress, egress)) = selecting.get_mut(*identity as usize) else { continue };
                 parts.ingress.iter().for_each(|_| ingress.push(position as u32));
                 parts.egress.iter().for_each(|_| egress.push(position as u32));
             }
         }
         let mut subjects = Subjects { of_identity: Vec::new(), subjects: Vec::new() };
         let mut known = HashMap::new();
-        for (identity, (ingress, egress)) in identities.iter().zip(isolating) {
+        for (identity, (ingress, egress)) in identities.iter().zip(selecting) {
             let mut number = |policies: Vec<u32>, ports: &[(String, Protocol, u16)], ingress: bool| -> u32 {
                 if policies.is_empty() {
                     return 0;
@@ -219,7 +233,9 @@ impl Subjects {
 
 impl DraftSubject {
     fn new(policies: &[u32], ports: &[(String, Protocol, u16)], ingress: bool, numbered: &Numbered) -> Self {
-        let lists = policies.iter().filter_map(|policy| numbered.parts.get(*policy as usize)?.of(ingress));
+        let selecting = || policies.iter().filter_map(|policy| numbered.parts.get(*policy as usize));
+        let isolated = selecting().any(|parts| parts.tier == Tier::NetworkPolicy);
+        let lists = selecting().filter_map(|parts| parts.of(ingress));
         let resolved = |part: &Part| Part {
             ports: part
                 .ports
@@ -227,7 +243,8 @@ impl DraftSubject {
                 .map(|list| list.iter().flat_map(|port| resolve(port, ports)).collect()),
             ..part.clone()
         };
-        DraftSubject { policies: policies.to_vec(), parts: lists.flatten().map(resolved).collect() }
+        let parts = lists.flatten().map(resolved).collect();
+        DraftSubject { policies: policies.to_vec(), isolated, parts }
     }
 }
 
@@ -286,7 +303,7 @@ fn write_subjects(rules: &mut Rules, subjects: &Subjects, classes: &Classes) {
         let first_list = rules.lists.len() as u32;
         for matching in &row.matches {
             let parts = matching.iter().filter_map(|position| subject.parts.get(*position as usize));
-            rules.lists.push(ports.number(parts.flat_map(spans).collect()));
+            rules.lists.push(ports.number(parts.flat_map(spans).collect(), subject.isolated));
         }
         rules.subjects.push(Subject { row: row.number, first_list, policies: subject.policies.clone() });
     }
@@ -295,10 +312,10 @@ fn write_subjects(rules: &mut Rules, subjects: &Subjects, classes: &Classes) {
 }
 
 fn spans(part: &Part) -> Vec<Span> {
-    let Some(ports) = &part.ports else { return vec![Span::everything(part.rule)] };
+    let Some(ports) = &part.ports else { return vec![Span::everything(part.asked)] };
     let span = |port: &PortMatch| match port.port {
-        PortSelector::Any => Some(Span::ports(port.protocol, 0, u16::MAX, part.rule)),
-        PortSelector::Range(first, last) => Some(Span::ports(port.protocol, first, last, part.rule)),
+        PortSelector::Any => Some(Span::ports(port.protocol, 0, u16::MAX, part.asked)),
+        PortSelector::Range(first, last) => Some(Span::ports(port.protocol, first, last, part.asked)),
         PortSelector::Named(_) => None,
     };
     ports.iter().filter_map(span).collect()
@@ -306,8 +323,13 @@ fn spans(part: &Part) -> Vec<Span> {
 
 fn check(policy: &Policy, identities: usize) -> Result<(), CompileError> {
     let refuse = |field: String, problem: String| {
-        Err(invalid(format!("{} {}", policy.kind, policy.name), field, problem))
+        Err(invalid(format!("{} {}", policy.kind(), policy.name), field, problem))
     };
+    if let Tier::Admin(priority) | Tier::Baseline(priority) = policy.tier
+        && priority > MAX_PRIORITY
+    {
+        return refuse("tier".into(), format!("priority {priority} is above {MAX_PRIORITY}"));
+    }
     let missing = |list: &[u32]| list.iter().position(|identity| *identity as usize >= identities);
     if let Some(position) = missing(&policy.subjects) {
         return refuse(format!("subjects[{position}]"), format!("there are {identities} identities"));
@@ -315,6 +337,9 @@ fn check(policy: &Policy, identities: usize) -> Result<(), CompileError> {
     let ingress = policy.ingress.iter().flatten().map(|rule| ("ingress", rule));
     for (direction, rule) in ingress.chain(policy.egress.iter().flatten().map(|rule| ("egress", rule))) {
         let at = format!("{direction}[{}]", rule.index);
+        if policy.kind() == PolicyKind::NetworkPolicy && rule.action != Action::Accept {
+            return refuse(format!("{at}.action"), format!("a NetworkPolicy cannot {}", rule.action));
+        }
         if let Some(peers) = &rule.peers {
             if let Some(position) = missing(&peers.identities) {
                 let field = format!("{at}.peers.identities[{position}]");

@@ -1,17 +1,27 @@
 //! Port lists: what the rules that match a peer say of protocol and port.
 //!
 //! Protocols and ports are one line of keys: `space << 16 | port`, the spaces being TCP, UDP, SCTP and all the rest
-//! (which has no ports). A list cuts the line into segments and gives each the lowest rule that allows it, or
-//! [`RuleId::NO_RULE`]. A lookup is one binary search over the segments; most lists have one to five.
+//! (which has no ports). A list cuts the line into segments and gives each what the tiers come to there: the rule that
+//! decides and whether it allows. A lookup is one binary search over the segments; most lists have one to five.
+//!
+//! Rules are numbered in the order in which they are asked, so that in each tier the lowest that matches is the one:
+//!
+//! ```text
+//!   Admin ──Accept, Deny──► decided
+//!     │ Pass, or none matches
+//!   NetworkPolicy, where it isolates ──► allowed by the lowest, or denied by none: decided
+//!     │ isolates nobody here
+//!   Baseline ──Accept, Deny──► decided          Pass, or none matches ──► allowed by default
+//! ```
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::RuleId;
+use super::{Decision, RuleId};
 use crate::hash::FastMap;
-use crate::intent::Protocol;
+use crate::intent::{Action, Protocol, Tier};
 
-/// The space of protocols other than TCP, UDP and SCTP: ICMP and the like, allowed by rules without ports alone.
+/// The space of protocols other than TCP, UDP and SCTP: ICMP and the like, matched by rules without ports alone.
 const OTHER: u32 = 3;
 
 /// The last key there is.
@@ -20,25 +30,50 @@ const LAST_KEY: u32 = OTHER << 16 | 0xffff;
 /// All port lists of a table, each content once.
 #[derive(Debug, Default)]
 pub(super) struct PortLists {
-    /// (first key, rule), list after list.
-    segments: Vec<(u32, RuleId)>,
+    /// (first key, decision), list after list.
+    segments: Vec<(u32, Ruling)>,
     /// Where each list stands in `segments`.
     lists: Vec<(u32, u32)>,
 }
 
-/// A range of keys that a rule allows, both ends included.
+/// A [`Decision`] in one word: the rule's number, and in the lowest bit whether it allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Ruling(u32);
+
+impl Ruling {
+    fn new(rule: RuleId, allowed: bool) -> Self {
+        Ruling(rule.0 << 1 | u32::from(allowed))
+    }
+
+    fn decision(self) -> Decision {
+        Decision { allowed: self.0 & 1 == 1, rule: RuleId(self.0 >> 1) }
+    }
+}
+
+/// A rule as the port lists know it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    /// Its number: lower ones are asked first.
+    pub(super) rule: RuleId,
+    /// The tier of its policy.
+    pub(super) tier: Tier,
+    /// What it does.
+    pub(super) action: Action,
+}
+
+/// A range of keys that a rule matches, both ends included.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span {
     first: u32,
     last: u32,
-    rule: RuleId,
+    asked: Asked,
 }
 
 /// Makes [`PortLists`].
 #[derive(Default)]
 pub(super) struct PortListBuilder {
     lists: PortLists,
-    known: FastMap<Vec<(u32, RuleId)>, u32>,
+    known: FastMap<Vec<(u32, Ruling)>, u32>,
 }
 
 /// The key of an IP protocol number and a port.
@@ -56,23 +91,23 @@ pub(super) fn key(protocol: u8, port: u16) -> u32 {
 
 impl Span {
     /// Every protocol and port.
-    pub(super) fn everything(rule: RuleId) -> Self {
-        Span { first: 0, last: LAST_KEY, rule }
+    pub(super) fn everything(asked: Asked) -> Self {
+        Span { first: 0, last: LAST_KEY, asked }
     }
 
     /// Ports `first` to `last` of a protocol.
-    pub(super) fn ports(protocol: Protocol, first: u16, last: u16, rule: RuleId) -> Self {
-        Span { first: key(protocol as u8, first), last: key(protocol as u8, last), rule }
+    pub(super) fn ports(protocol: Protocol, first: u16, last: u16, asked: Asked) -> Self {
+        Span { first: key(protocol as u8, first), last: key(protocol as u8, last), asked }
     }
 }
 
 impl PortLists {
-    /// The rule of list `list` that decides on `key`; [`RuleId::NO_RULE`] where none allows it.
-    pub(super) fn rule(&self, list: u32, key: u32) -> RuleId {
-        let Some((offset, length)) = self.lists.get(list as usize) else { return RuleId::NO_RULE };
+    /// What list `list` says of `key`; of one that is not there, [`Decision::NO_RULE`].
+    pub(super) fn decision(&self, list: u32, key: u32) -> Decision {
+        let Some((offset, length)) = self.lists.get(list as usize) else { return Decision::NO_RULE };
         let segments = self.segments.get(*offset as usize..(*offset + *length) as usize).unwrap_or_default();
         let after = segments.partition_point(|(first, _)| *first <= key);
-        segments.get(after.wrapping_sub(1)).map_or(RuleId::NO_RULE, |(_, rule)| *rule)
+        segments.get(after.wrapping_sub(1)).map_or(Decision::NO_RULE, |(_, ruling)| ruling.decision())
     }
 
     /// How many lists there are.
@@ -82,9 +117,9 @@ impl PortLists {
 }
 
 impl PortListBuilder {
-    /// The number of the list that `spans` make.
-    pub(super) fn number(&mut self, spans: Vec<Span>) -> u32 {
-        let segments = cut(spans);
+    /// The number of the list that `spans` make, for an endpoint that NetworkPolicies isolate or not.
+    pub(super) fn number(&mut self, spans: Vec<Span>, isolated: bool) -> u32 {
+        let segments = cut(spans, isolated);
         if let Some(number) = self.known.get(&segments) {
             return *number;
         }
@@ -101,29 +136,77 @@ impl PortListBuilder {
     }
 }
 
-/// Cuts the line of keys where the lowest rule changes: a sweep with a heap of the spans that are open.
-fn cut(mut spans: Vec<Span>) -> Vec<(u32, RuleId)> {
+/// Cuts the line of keys where the decision changes: a sweep with the spans that are open, tier by tier.
+fn cut(mut spans: Vec<Span>, isolated: bool) -> Vec<(u32, Ruling)> {
     spans.sort_by_key(|span| span.first);
     let ends = spans.iter().map(|span| span.last + 1).filter(|end| *end <= LAST_KEY);
     let mut borders: Vec<u32> = spans.iter().map(|span| span.first).chain(ends).chain([0]).collect();
     borders.sort_unstable();
     borders.dedup();
     let mut coming = spans.into_iter().peekable();
-    let mut open = BinaryHeap::<Reverse<(RuleId, u32)>>::new();
-    let mut segments = Vec::<(u32, RuleId)>::new();
+    let mut open = OpenSpans::default();
+    let mut segments = Vec::<(u32, Ruling)>::new();
     for border in borders {
         while let Some(span) = coming.next_if(|span| span.first <= border) {
-            open.push(Reverse((span.rule, span.last)));
+            open.tier(span.asked.tier).push(Reverse((span.asked.rule, span.last, span.asked.action)));
         }
-        while open.peek().is_some_and(|Reverse((_, last))| *last < border) {
-            open.pop();
-        }
-        let rule = open.peek().map_or(RuleId::NO_RULE, |Reverse((rule, _))| *rule);
-        if segments.last().is_none_or(|(_, before)| *before != rule) {
-            segments.push((border, rule));
+        let ruling = open.ruling(border, isolated);
+        if segments.last().is_none_or(|(_, before)| *before != ruling) {
+            segments.push((border, ruling));
         }
     }
     segments
+}
+
+/// Spans by the rule's number: its last key and its action.
+type Open = BinaryHeap<Reverse<(RuleId, u32, Action)>>;
+
+/// The spans that the sweep is in.
+#[derive(Default)]
+struct OpenSpans {
+    admin: Open,
+    network_policy: Open,
+    baseline: Open,
+}
+
+impl OpenSpans {
+    fn tier(&mut self, tier: Tier) -> &mut Open {
+        match tier {
+            Tier::Admin(_) => &mut self.admin,
+            Tier::NetworkPolicy => &mut self.network_policy,
+            Tier::Baseline(_) => &mut self.baseline,
+        }
+    }
+
+    /// What the tiers come to at `key`.
+    fn ruling(&mut self, key: u32, isolated: bool) -> Ruling {
+        if let Some(ruling) = lowest(&mut self.admin, key).and_then(final_ruling) {
+            return ruling;
+        }
+        if isolated {
+            let allowing = lowest(&mut self.network_policy, key);
+            return allowing.map_or(Ruling::new(RuleId::NO_RULE, false), |(rule, _)| Ruling::new(rule, true));
+        }
+        let ruling = lowest(&mut self.baseline, key).and_then(final_ruling);
+        ruling.unwrap_or(Ruling::new(RuleId::DEFAULT_ALLOW, true))
+    }
+}
+
+/// The lowest rule that is still open at `key`.
+fn lowest(open: &mut Open, key: u32) -> Option<(RuleId, Action)> {
+    while open.peek().is_some_and(|Reverse((_, last, _))| *last < key) {
+        open.pop();
+    }
+    open.peek().map(|Reverse((rule, _, action))| (*rule, *action))
+}
+
+/// What a rule of a ClusterNetworkPolicy decides; nothing where it passes.
+fn final_ruling((rule, action): (RuleId, Action)) -> Option<Ruling> {
+    match action {
+        Action::Accept => Some(Ruling::new(rule, true)),
+        Action::Deny => Some(Ruling::new(rule, false)),
+        Action::Pass => None,
+    }
 }
 
 #[cfg(test)]
@@ -132,30 +215,78 @@ mod tests {
 
     use super::*;
 
-    fn spans() -> impl Strategy<Value = Span> {
-        let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
+    /// Rules 2 to 4 are of the Admin tier, 5 to 7 of NetworkPolicy, 8 to 10 of the Baseline tier; what each does follows
+    /// from `actions`.
+    fn asked(rule: u32, actions: [Action; 6]) -> Asked {
+        let (tier, action) = match rule {
+            2..=4 => (Tier::Admin(rule as u16), actions[rule as usize - 2]),
+            5..=7 => (Tier::NetworkPolicy, Action::Accept),
+            _ => (Tier::Baseline(rule as u16), actions[rule as usize - 5]),
+        };
+        Asked { rule: RuleId(rule), tier, action }
+    }
+
+    fn actions() -> impl Strategy<Value = [Action; 6]> {
+        let action = || prop::sample::select(vec![Action::Accept, Action::Deny, Action::Pass]);
+        [action(), action(), action(), action(), action(), action()]
+    }
+
+    fn spans() -> impl Strategy<Value = Vec<Span>> {
+        let protocol = || prop::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
         let port = || prop::sample::select(vec![0_u16, 1, 2, 80, 81, 65534, 65535]);
-        (protocol, port(), port(), 0..9_u8, 2..6_u32).prop_map(|(protocol, a, b, all, rule)| match all {
-            0 => Span::everything(RuleId(rule)),
-            1 => Span::ports(protocol, 0, u16::MAX, RuleId(rule)),
-            _ => Span::ports(protocol, a.min(b), a.max(b), RuleId(rule)),
+        actions().prop_flat_map(move |actions| {
+            let span = (protocol(), port(), port(), 0..9_u8, 2..11_u32).prop_map(
+                move |(protocol, a, b, all, rule)| {
+                    let asked = asked(rule, actions);
+                    match all {
+                        0 => Span::everything(asked),
+                        1 => Span::ports(protocol, 0, u16::MAX, asked),
+                        _ => Span::ports(protocol, a.min(b), a.max(b), asked),
+                    }
+                },
+            );
+            prop::collection::vec(span, 0..10)
         })
     }
 
+    /// Asks every span, tier by tier.
+    fn ask(spans: &[Span], key: u32, isolated: bool) -> Decision {
+        let mut matching: Vec<&Span> =
+            spans.iter().filter(|span| (span.first..=span.last).contains(&key)).collect();
+        matching.sort_by_key(|span| span.asked.rule);
+        let first = |wanted: fn(&Tier) -> bool| matching.iter().find(|span| wanted(&span.asked.tier));
+        let decided = |span: Option<&&Span>| {
+            let asked = span?.asked;
+            let decision = Decision { allowed: asked.action == Action::Accept, rule: asked.rule };
+            (asked.action != Action::Pass).then_some(decision)
+        };
+        let admin = decided(first(|tier| matches!(tier, Tier::Admin(_))));
+        let policy = || first(|tier| *tier == Tier::NetworkPolicy);
+        let baseline = || decided(first(|tier| matches!(tier, Tier::Baseline(_))));
+        match (admin, isolated) {
+            (Some(decision), _) => decision,
+            (None, true) => {
+                policy().map_or(Decision::NO_RULE, |span| Decision { allowed: true, rule: span.asked.rule })
+            }
+            (None, false) => baseline().unwrap_or(Decision::DEFAULT_ALLOW),
+        }
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1024))]
+
         /// Against asking every span.
         #[test]
-        fn the_lowest_rule_that_allows_decides(spans in prop::collection::vec(spans(), 0..8)) {
+        fn the_first_rule_of_the_first_tier_decides(spans in spans(), isolated in any::<bool>()) {
             let mut builder = PortListBuilder::default();
-            let list = builder.number(spans.clone());
-            prop_assert_eq!(builder.number(spans.clone()), list, "equal lists are one");
+            let list = builder.number(spans.clone(), isolated);
+            prop_assert_eq!(builder.number(spans.clone(), isolated), list, "equal lists are one");
             let lists = builder.finish();
             for protocol in [1_u8, 6, 17, 58, 132] {
                 for port in [0_u16, 1, 2, 3, 79, 80, 81, 82, 65533, 65534, 65535] {
                     let key = key(protocol, port);
-                    let allowing = spans.iter().filter(|span| (span.first..=span.last).contains(&key));
-                    let expected = allowing.map(|span| span.rule).min().unwrap_or(RuleId::NO_RULE);
-                    prop_assert_eq!(lists.rule(list, key), expected, "{} {}", protocol, port);
+                    let expected = ask(&spans, key, isolated);
+                    prop_assert_eq!(lists.decision(list, key), expected, "{} {}", protocol, port);
                 }
             }
         }
@@ -163,6 +294,6 @@ mod tests {
 
     #[test]
     fn a_list_that_is_not_there_allows_nothing() {
-        assert_eq!(PortLists::default().rule(0, key(6, 80)), RuleId::NO_RULE);
+        assert_eq!(PortLists::default().decision(0, key(6, 80)), Decision::NO_RULE);
     }
 }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::PolicyTable;
-use crate::intent::{Endpoint, Intent, ObjectName};
+use crate::intent::update::PolicyName;
+use crate::intent::{Endpoint, Intent, ObjectName, PolicyKind};
 
 /// Who reaches whom on one protocol and port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,13 +57,26 @@ pub struct Summary {
     pub rules: usize,
     /// Service ports, an address family each.
     pub services: usize,
-    /// The endpoints that any policy isolates, in the order of their names.
+    /// The endpoints that any NetworkPolicy isolates, in the order of their names.
     pub isolated: Vec<Isolated>,
+    /// The endpoints that any ClusterNetworkPolicy has rules for, in the order of their names.
+    pub ruled: Vec<Ruled>,
     /// Policies that select no endpoint.
-    pub idle_policies: Vec<ObjectName>,
+    pub idle_policies: Vec<PolicyName>,
 }
 
-/// An endpoint that policies isolate.
+/// An endpoint that ClusterNetworkPolicies have rules for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ruled {
+    /// The endpoint.
+    pub endpoint: ObjectName,
+    /// Those with rules for ingress, in the order in which they are asked.
+    pub ingress: Vec<ObjectName>,
+    /// Those with rules for egress.
+    pub egress: Vec<ObjectName>,
+}
+
+/// An endpoint that NetworkPolicies isolate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Isolated {
     /// The endpoint.
@@ -93,6 +107,17 @@ pub fn summary(intent: &Intent, policy: &PolicyTable) -> Summary {
         let found = Isolated { endpoint: endpoint.name.clone(), ingress: names(true), egress: names(false) };
         Some(found).filter(|found| !found.ingress.is_empty() || !found.egress.is_empty())
     };
+    let ruled = |endpoint: &&Endpoint| {
+        let names = |ingress: bool| -> Vec<ObjectName> {
+            // To a pod's addresses of both families the same policies apply.
+            let address = endpoint.addresses.first().filter(|_| !endpoint.host_network);
+            let selecting = address.into_iter().flat_map(|address| policy.selecting(*address, ingress));
+            let cluster = selecting.filter(|policy| policy.kind == PolicyKind::ClusterNetworkPolicy);
+            cluster.map(|policy| policy.name.clone()).collect()
+        };
+        let found = Ruled { endpoint: endpoint.name.clone(), ingress: names(true), egress: names(false) };
+        Some(found).filter(|found| !found.ingress.is_empty() || !found.egress.is_empty())
+    };
     let idle = intent.policies.iter().filter(|policy| policy.subjects.is_empty());
     let rules =
         intent.policies.iter().flat_map(|policy| policy.ingress.iter().chain(&policy.egress)).map(Vec::len);
@@ -105,7 +130,10 @@ pub fn summary(intent: &Intent, policy: &PolicyTable) -> Summary {
         rules: rules.sum(),
         services: intent.services.len(),
         isolated: sorted(intent).iter().filter_map(isolated).collect(),
-        idle_policies: idle.map(|policy| policy.name.clone()).collect(),
+        ruled: sorted(intent).iter().filter_map(ruled).collect(),
+        idle_policies: idle
+            .map(|policy| PolicyName { kind: policy.kind(), name: policy.name.clone() })
+            .collect(),
     }
 }
 

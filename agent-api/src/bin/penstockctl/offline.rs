@@ -46,7 +46,7 @@ fn check_text(summary: &Summary, warnings: &[Warning]) -> String {
         count(summary.services, "service port", "service ports"),
     );
     for policy in &summary.idle_policies {
-        let _ = writeln!(text, "NetworkPolicy {policy} selects no endpoint");
+        let _ = writeln!(text, "{policy} selects no endpoint");
     }
     let names = |names: &[ObjectName]| {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
@@ -56,7 +56,14 @@ fn check_text(summary: &Summary, warnings: &[Warning]) -> String {
     for isolated in &summary.isolated {
         rows.row([isolated.endpoint.to_string(), names(&isolated.ingress), names(&isolated.egress)]);
     }
-    text + &rows.text("no endpoint is isolated: everyone may reach everyone")
+    if summary.ruled.is_empty() {
+        return text + &rows.text("no endpoint is isolated: everyone may reach everyone");
+    }
+    let mut ruled = Rows::new(["endpoint", "cluster policies on ingress", "cluster policies on egress"]);
+    for endpoint in &summary.ruled {
+        ruled.row([endpoint.endpoint.to_string(), names(&endpoint.ingress), names(&endpoint.egress)]);
+    }
+    text + &rows.text("no endpoint is isolated") + &ruled.text("")
 }
 
 pub(crate) fn policy_matrix(arguments: &Matrix) -> Result<Answer, Fault> {

@@ -37,6 +37,7 @@ fn good() -> proto::Intent {
         ports: Some(proto::PortMatches {
             matches: vec![proto::PortMatch { protocol: tcp(), port: Some(range.clone()) }],
         }),
+        ..Default::default()
     };
     let policy = proto::Policy {
         kind: proto::PolicyKind::NetworkPolicy.into(),
@@ -229,7 +230,29 @@ fn policies() {
             "egress[1].ports[0].port",
             "is missing",
         ),
+        (|i| i.policies[0].revocation = 4, db, "revocation", "4 is no value that is known"),
+        (|i| i.policies[0].tier = 1, db, "tier", "a NetworkPolicy has none"),
+        (|i| i.policies[0].priority = 1, db, "priority", "a NetworkPolicy has none"),
+        (|i| rule(i).action = 9, db, "ingress[0].action", "9 is no value that is known"),
     ]);
+}
+
+#[test]
+fn cluster_policies() {
+    let db = "ClusterNetworkPolicy shop/db";
+    check(&[
+        (|i| make_cluster(i, 0, 0), db, "tier", "is unspecified"),
+        (|i| make_cluster(i, 3, 0), db, "tier", "3 is no value that is known"),
+        (|i| make_cluster(i, 1, 1001), db, "priority", "is at most 1000, this is 1001"),
+        (|i| make_cluster(i, 2, u32::MAX), db, "priority", "is at most 1000, this is 4294967295"),
+        (|i| make_cluster(i, 2, 1000), db, "ingress[0].action", "is unspecified"),
+    ]);
+}
+
+fn make_cluster(intent: &mut proto::Intent, tier: i32, priority: u32) {
+    let policy = &mut intent.policies[0];
+    policy.kind = proto::PolicyKind::ClusterNetworkPolicy.into();
+    (policy.tier, policy.priority) = (tier, priority);
 }
 
 #[test]

@@ -5,12 +5,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use policy_compiler::intent::{
-    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, IpBlock, Node, ObjectName, Peers, Policy,
-    PolicyKind, PortMatch, PortSelector, Protocol, Rule, Service, TrafficPolicy,
+    Action, Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, IpBlock, MAX_PRIORITY, Node,
+    ObjectName, Peers, Policy, PortMatch, PortSelector, Protocol, Revocation, Rule, Service, Tier,
+    TrafficPolicy,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use crate::contract::{
     AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, FlowTableStats, PortInfo, PortRole,
@@ -99,22 +101,36 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    let rules = || option::of(vec(rule(), 0..3));
-    (object_name(), text(), vec(any::<u32>(), 0..4), rules(), rules()).prop_map(
-        |(name, resource_version, subjects, ingress, egress)| Policy {
-            kind: PolicyKind::NetworkPolicy,
-            name,
-            resource_version,
-            subjects,
-            ingress,
-            egress,
-        },
-    )
+    let rules = |cluster: bool| option::of(vec(rule(cluster), 0..3));
+    let tier = prop_oneof![
+        Just(Tier::NetworkPolicy),
+        (0..=MAX_PRIORITY).prop_map(Tier::Admin),
+        (0..=MAX_PRIORITY).prop_map(Tier::Baseline),
+    ];
+    let revocation = select(vec![Revocation::Keep, Revocation::Drop, Revocation::Reset]);
+    let parts = move |tier: Tier| {
+        let rules = || rules(tier != Tier::NetworkPolicy);
+        (object_name(), text(), revocation.clone(), vec(any::<u32>(), 0..4), rules(), rules()).prop_map(
+            move |(name, resource_version, revocation, subjects, ingress, egress)| Policy {
+                tier,
+                name,
+                resource_version,
+                revocation,
+                subjects,
+                ingress,
+                egress,
+            },
+        )
+    };
+    tier.prop_flat_map(parts)
 }
 
-fn rule() -> impl Strategy<Value = Rule> {
-    (any::<u32>(), option::of(peers()), option::of(vec(port_match(), 0..3)))
-        .prop_map(|(index, peers, ports)| Rule { index, peers, ports })
+fn rule(cluster: bool) -> impl Strategy<Value = Rule> {
+    let actions =
+        if cluster { vec![Action::Accept, Action::Deny, Action::Pass] } else { vec![Action::Accept] };
+    let ports = option::of(vec(port_match(), 0..3));
+    (any::<u32>(), text(), select(actions), option::of(peers()), ports)
+        .prop_map(|(index, name, action, peers, ports)| Rule { index, name, action, peers, ports })
 }
 
 fn peers() -> impl Strategy<Value = Peers> {

@@ -1,7 +1,10 @@
-use policy_compiler::intent::{Endpoint, Intent, Node, ObjectName};
+use policy_compiler::intent::{Endpoint, Identity, Intent, Node, ObjectName, Policy};
 use policy_compiler::tables::Capacity;
 
 use super::*;
+use crate::drops::DropReason;
+use crate::flow::Key;
+use crate::judge::{self, Origin};
 
 const SETTINGS: Settings = Settings {
     gateway_v4: Ipv4Addr::new(169, 254, 1, 1),
@@ -26,7 +29,7 @@ fn node(name: &str, addresses: &[&str], cidr: &str) -> Node {
 }
 
 /// `a` is this node, `b` has both families, `c` IPv6 alone, `d` is far away.
-fn tables() -> Tables {
+fn intent() -> Intent {
     let endpoint = |name: &str, address: &str| Endpoint {
         name: ObjectName::new("ns", name),
         node: "a".into(),
@@ -34,7 +37,7 @@ fn tables() -> Tables {
         host_network: false,
         identity: 0,
     };
-    let intent = Intent {
+    Intent {
         node: "a".into(),
         vni: 7,
         nodes: vec![
@@ -50,8 +53,11 @@ fn tables() -> Tables {
             endpoint("three", "10.1.0.3"),
         ],
         ..Intent::default()
-    };
-    Tables::compile(&intent, 5, &Capacity::default()).unwrap()
+    }
+}
+
+fn tables() -> Tables {
+    Tables::compile(&intent(), 5, &Capacity::default()).unwrap()
 }
 
 fn port(role: PortRole, mtu: u16, peer_mac: Option<Mac>) -> Option<PortFacts> {
@@ -102,6 +108,66 @@ fn endpoints_are_bound_to_ports_by_name() {
     let unknown = snapshot.port(3).unwrap();
     assert_eq!((unknown.role, unknown.addresses.len()), (Role::Endpoint(None), 0));
     assert!(snapshot.port(0).is_none());
+}
+
+/// Nothing passes to or from a pod before the tables know it: with them come its policies, in one generation.
+#[test]
+fn a_pod_that_is_not_compiled_yet_is_closed() {
+    let late = ip("10.1.0.9");
+    let ports = [
+        port(PortRole::Pod("ns/one".into()), 1500, Some(POD_MAC)),
+        port(PortRole::Pod("ns/late".into()), 1500, Some(POD_MAC)),
+        port(PortRole::Uplink, 1500, None),
+    ];
+    let (one, its_own, tunnel) =
+        (Origin::Endpoint(0), Origin::Endpoint(1), Origin::Tunnel { port: 2, node: 1 });
+    let ask = |snapshot: &Snapshot, src: &str, dst: &str, origin| {
+        let key = Key::new(ip(src), 40_000, ip(dst), 80, 6);
+        judge::decide(snapshot, &key, false, origin, None).verdict
+    };
+    let before = build(&ports);
+    for dst in ["10.1.0.1", "10.2.0.1", "198.51.100.1", "172.30.0.1"] {
+        assert_eq!(ask(&before, "10.1.0.9", dst, its_own), Err(DropReason::SpoofedSource), "{dst}");
+        assert_eq!(ask(&before, "10.1.0.1", dst, its_own), Err(DropReason::SpoofedSource), "{dst}");
+    }
+    assert_eq!(ask(&before, "10.1.0.1", "10.1.0.9", one), Err(DropReason::NoRoute));
+    assert_eq!(ask(&before, "10.2.0.1", "10.1.0.9", tunnel), Err(DropReason::NoRoute));
+
+    let mut intent = intent();
+    let endpoint = Endpoint {
+        name: ObjectName::new("ns", "late"),
+        addresses: vec![late],
+        ..intent.endpoints[0].clone()
+    };
+    intent.identities.push(Identity { labels: vec!["app=late".into()], ..Identity::default() });
+    intent.endpoints.push(Endpoint { identity: 1, ..endpoint.clone() });
+    intent.policies.push(Policy {
+        name: ObjectName::new("ns", "late"),
+        subjects: vec![1],
+        ingress: Some(vec![]),
+        ..Policy::default()
+    });
+    let tables = Tables::compile(&intent, 6, &Capacity::default()).unwrap();
+    let after = snapshot(&World {
+        tables: &tables,
+        ports: &ports,
+        surroundings: &surroundings(),
+        settings: &SETTINGS,
+        watch_drops: false,
+    });
+    assert_eq!(ask(&after, "10.1.0.9", "10.1.0.1", its_own), Ok(()));
+    assert_eq!(ask(&after, "10.1.0.1", "10.1.0.9", one), Err(DropReason::PolicyIngress));
+    assert_eq!(ask(&after, "10.2.0.1", "10.1.0.9", tunnel), Err(DropReason::PolicyIngress));
+
+    // One whose identity is not there is no state at all.
+    intent.endpoints.push(Endpoint {
+        name: ObjectName::new("ns", "x"),
+        addresses: vec![ip("10.1.0.10")],
+        identity: 2,
+        ..endpoint
+    });
+    let refused = Tables::compile(&intent, 7, &Capacity::default()).unwrap_err().to_string();
+    assert_eq!(refused, "Pod ns/x: endpoints[4].identity: there is no identity 2");
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 use policy_compiler::intent::{
-    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, Node, ObjectName, Peers, Policy, PolicyKind,
-    PortMatch, PortSelector, Protocol, Rule, Service, TrafficPolicy,
+    Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, Node, ObjectName, Peers, Policy, PortMatch,
+    PortSelector, Protocol, Rule, Service, TrafficPolicy,
 };
 use policy_compiler::tables::{Capacity, Tables};
 
@@ -347,18 +347,18 @@ fn intent() -> Intent {
 
 fn policy(name: &str, subject: u32, ingress: Option<Vec<Rule>>, egress: Option<Vec<Rule>>) -> Policy {
     Policy {
-        kind: PolicyKind::NetworkPolicy,
         name: ObjectName::new("test", name),
-        resource_version: String::new(),
         subjects: vec![subject],
         ingress,
         egress,
+        ..Policy::default()
     }
 }
 
 fn rule(identity: Option<u32>, protocol: Protocol, port: u16) -> Rule {
     let peers = identity.map(|identity| Peers { identities: vec![identity], blocks: vec![] });
-    Rule { index: 0, peers, ports: Some(vec![PortMatch { protocol, port: PortSelector::Range(port, port) }]) }
+    let ports = Some(vec![PortMatch { protocol, port: PortSelector::Range(port, port) }]);
+    Rule { peers, ports, ..Rule::default() }
 }
 
 fn services(v6: bool) -> Vec<Service> {
