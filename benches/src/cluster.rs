@@ -7,6 +7,7 @@ use std::sync::Arc;
 use agent_api::contract::PortRole;
 use dataplane::control::build::{self, PortFacts, Settings, Surroundings, World};
 use dataplane::snapshot::{Mac, PortIndex, Snapshot};
+use dataplane::validity::Validity;
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 use policy_compiler::intent::{
     Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, Node, ObjectName, Peers, Policy, PortMatch,
@@ -253,7 +254,7 @@ pub fn snapshot_by(tables: &Tables) -> Snapshot {
         settings: &settings,
         watch_drops: false,
     };
-    Snapshot { epoch: 1, ..build::snapshot(&world) }
+    Snapshot { validity: Validity::only(1), ..build::snapshot(&world) }
 }
 
 /// A TCP segment of the client.

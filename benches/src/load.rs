@@ -46,7 +46,7 @@ impl Load {
     /// A worker on `core` that judges by the tables of `intent`; no packets yet.
     pub fn new(intent: Intent, packets: &Arc<[Packet]>, core: Option<core_affinity::CoreId>) -> Self {
         let compiler = Compiler::new(intent, 1, &Capacity::default(), None).expect("the intent is right");
-        let first = dataplane::snapshot::Snapshot { epoch: 1, ..cluster::snapshot_by(compiler.tables()) };
+        let first = cluster::snapshot_by(compiler.tables());
         let publication = Publication::new(first, 1);
         let flows =
             FlowTables::new(packets.len() * 8, 16, HugePages::Prefer, SEED).expect("memory for flows");
@@ -100,12 +100,21 @@ impl Load {
         let began = Instant::now();
         let generation = self.compiler.tables().generation + 1;
         let prepared = self.compiler.prepare(update, generation).expect("the update is right");
-        let epoch = self.publisher.publish(cluster::snapshot_by(prepared.tables()));
+        let epoch =
+            self.publisher.publish_touching(cluster::snapshot_by(prepared.tables()), prepared.touched());
         self.wait(epoch);
         let took = began.elapsed();
         self.compiler.commit(prepared);
         self.publisher.release();
         took
+    }
+
+    /// Compiles an update as [`update`](Self::update) does, and publishes nothing: what sharing the machine with the compiler costs the packets.
+    pub fn rehearse(&mut self, update: Update) {
+        let generation = self.compiler.tables().generation + 1;
+        let prepared = self.compiler.prepare(update, generation).expect("the update is right");
+        drop(cluster::snapshot_by(prepared.tables()));
+        self.compiler.commit(prepared);
     }
 
     /// Replaces the whole state; answers with the time until the worker has passed it.

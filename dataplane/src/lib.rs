@@ -10,6 +10,7 @@
 //! * [`flow`]: the flow table and its entries.    * [`judge`]: the slow path, once a flow.
 //! * [`wire`]: bytes to [`wire::Parsed`] and back; ARP, ND, ICMP errors.
 //! * [`snapshot`]: what a worker judges by: tables, ports, egress templates; how it is published.
+//! * [`validity`]: which judgements of earlier generations still hold.
 //! * [`simulate`]: a capture through the same pipeline, offline.
 //! * `control`: penstockd around the workers: ports, neighbours, gRPC, configuration.
 //!
@@ -27,5 +28,6 @@ pub mod publish;
 pub mod simulate;
 pub mod snapshot;
 mod sync;
+pub mod validity;
 pub mod wire;
 pub mod worker;

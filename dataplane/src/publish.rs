@@ -15,8 +15,11 @@ pub mod protocol;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use policy_compiler::compiler::Touched;
+
 use self::protocol::Numbered;
 use crate::snapshot::Snapshot;
+use crate::validity::Validity;
 
 /// What control and workers share.
 pub type Publication = protocol::Publication<Snapshot>;
@@ -29,11 +32,13 @@ pub type Publisher = protocol::Publisher<Snapshot>;
 
 impl Numbered for Snapshot {
     fn epoch(&self) -> u32 {
-        self.epoch
+        self.validity.epoch()
     }
 
     fn set_epoch(&mut self, epoch: u32) {
-        self.epoch = epoch;
+        if self.validity.epoch() != epoch {
+            self.validity = Validity::only(epoch);
+        }
     }
 }
 
@@ -57,6 +62,16 @@ pub struct Stuck {
 }
 
 impl Publisher {
+    /// Publishes `snapshot`, whose tables differ from the last ones' in what `touched` says; judgements of other flows hold. Where
+    /// the ways out differ, too, none does.
+    pub fn publish_touching(&mut self, mut snapshot: Snapshot, touched: &Touched) -> u32 {
+        let last = self.publication().load();
+        if snapshot.has_ways_of(&last) {
+            snapshot.validity = last.validity.after(self.next_epoch(), touched);
+        }
+        self.publish(snapshot)
+    }
+
     /// Waits until every worker has passed `epoch`.
     ///
     /// # Errors

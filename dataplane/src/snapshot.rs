@@ -9,6 +9,8 @@ use arrayvec::ArrayVec;
 use ipnet::IpNet;
 use policy_compiler::tables::Tables;
 
+use crate::flow::Entry;
+use crate::validity::Validity;
 use crate::wire::ETHERNET_LEN;
 use crate::wire::vxlan::{TEMPLATE_V4_LEN, TEMPLATE_V6_LEN};
 
@@ -24,9 +26,9 @@ pub type Mac = [u8; 6];
 /// Everything a worker judges by.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Counts publications; a flow entry carries the epoch it was judged under. Every publication re-judges every
-    /// flow once, on its next packet.
-    pub epoch: u32,
+    /// The number of its publication, and which judgements of earlier ones hold in it. A flow entry carries the epoch that it was
+    /// judged under; where that holds no more, it is judged again on its next packet.
+    pub validity: Validity,
     /// Policy, services and routes, with the generation of the `Apply` that brought them.
     pub tables: Tables,
     /// The ports by [`PortIndex`]; `None` where a number is free.
@@ -100,7 +102,7 @@ pub enum Role {
 }
 
 /// The world outside the cluster, by the uplink.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Underlay {
     /// Prefixes that are on the link.
     pub on_link: Vec<IpNet>,
@@ -127,7 +129,7 @@ pub const MAX_HEADER: usize = TEMPLATE_V6_LEN;
 
 /// A ready way out: the header that goes in front of the IP packet, and the port. Two cache lines; the first holds a whole
 /// header of VXLAN over IPv4.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Egress {
     /// What goes in front of the IP packet; the EtherType at its end is patched to the packet's family.
@@ -168,7 +170,7 @@ impl Snapshot {
     /// The snapshot before the first generation: no ports, nothing reachable.
     pub fn empty() -> Self {
         Snapshot {
-            epoch: 1,
+            validity: Validity::only(1),
             tables: Tables::empty(),
             ports: Vec::new(),
             egresses: Vec::new(),
@@ -184,6 +186,41 @@ impl Snapshot {
             snat_ports: (61000, 65535),
             watch_drops: false,
         }
+    }
+
+    /// The number of its publication.
+    #[inline(always)]
+    pub fn epoch(&self) -> u32 {
+        self.validity.epoch()
+    }
+
+    /// Whether what an entry says holds.
+    #[inline(always)]
+    pub fn upholds(&self, v6: bool, entry: &Entry) -> bool {
+        entry.epoch == self.epoch() || self.upholds_older(v6, entry)
+    }
+
+    #[inline(never)]
+    fn upholds_older(&self, v6: bool, entry: &Entry) -> bool {
+        let (key, rewritten) = (&entry.key.addresses, &entry.rewritten.addresses);
+        if v6 {
+            self.validity.holds(entry.epoch, [key, rewritten])
+        } else {
+            self.validity.holds(entry.epoch, [&[key[0]], &[rewritten[0]]])
+        }
+    }
+
+    /// Whether flows leave by the same ways as by `other`: the same numbers of egresses stand for the same.
+    pub fn has_ways_of(&self, other: &Snapshot) -> bool {
+        let ways = |snapshot: &Snapshot| {
+            snapshot.ports.iter().map(|port| port.as_ref().map(|port| port.way)).collect::<Vec<_>>()
+        };
+        self.egresses == other.egresses
+            && self.tunnels == other.tunnels
+            && self.underlay == other.underlay
+            && self.host == other.host
+            && (self.node_v4, self.node_v6) == (other.node_v4, other.node_v6)
+            && ways(self) == ways(other)
     }
 
     /// The port with this number.

@@ -243,6 +243,32 @@ fn a_glance_never_takes_half_a_line_for_a_whole() {
     });
 }
 
+/// A line takes another epoch beside a writer: the writer's words stand, under the writer's epoch, and what was seen before it
+/// is under the new epoch or gone.
+#[test]
+fn an_epoch_is_never_given_to_what_has_been_written_since() {
+    const RENEWED: u32 = 9;
+    model(3, || {
+        let words = words();
+        Line::new(&words).write(|line| line.store(&written(1)));
+        let shared = Arc::clone(&words);
+        let renewing = thread::spawn(move || {
+            let line = Line::new(&shared);
+            let (first, unsteady, seen) = line.glance(|line| line.word(1));
+            if unsteady == 0 && seen == 1 {
+                line.renew(first, RENEWED);
+            }
+            let [first, seen, ..] = line.read();
+            let expected: &[u64] = if seen == 1 { &[1, RENEWED as u64] } else { &[2] };
+            assert!(expected.contains(&(first >> 32)), "{seen} under {}", first >> 32);
+        });
+        Line::new(&words).write(|line| line.store(&written(2)));
+        renewing.join().unwrap();
+        let seen = Line::new(&words).read();
+        assert_eq!([seen[0] >> 32, seen[1], seen[2], seen[4]], [2; 4], "{seen:?}");
+    });
+}
+
 /// Two writers: the second sees all that the first wrote, and neither's count is lost.
 #[test]
 fn writers_exclude_one_another() {

@@ -16,6 +16,7 @@
 //! The slow twin is [`Update::apply_to`] with [`Tables::compile`]: the answers are the same, numbers of Services, endpoints and
 //! rules need not be.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -26,7 +27,10 @@ use crate::policy::PolicyTable;
 use crate::service::SetPool;
 use crate::slots::{Plan, Slots};
 use crate::tables::{Amounts, Capacity, CompileError, Tables};
-use crate::view::View;
+use crate::view::{Change, View};
+
+/// Addresses that are told apart at most, where an update touches many: more are everything.
+const MOST_TOUCHED: usize = 4096;
 
 /// The state in force, with its tables.
 #[derive(Debug)]
@@ -45,10 +49,21 @@ pub struct Compiler {
     tables: Tables,
 }
 
+/// Addresses of which tables may say something else than those before them: as a flow's source or destination, before translation
+/// or after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touched {
+    /// Whatever there is.
+    Everything,
+    /// These; what the tables say of flows between others is as it was.
+    Addresses(Vec<IpAddr>),
+}
+
 /// The tables of an update that is not made yet.
 #[derive(Debug)]
 pub struct Prepared {
     tables: Tables,
+    touched: Touched,
     update: Update,
     amounts: Amounts,
     endpoints: Plan,
@@ -60,6 +75,11 @@ impl Prepared {
     /// The tables.
     pub fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// What they say something else of.
+    pub fn touched(&self) -> &Touched {
+        &self.touched
     }
 }
 
@@ -160,22 +180,46 @@ impl Compiler {
         if !changed_endpoints.is_empty() {
             tables.routes = Arc::new(tables.routes.updated(&changed_endpoints)?);
         }
+        let mut touched = self.touched(&changed_endpoints, &changed_services);
         let with_rules = if rules_stay { tables.policy.updated(&changed_endpoints) } else { None };
         tables.policy = match with_rules {
             Some(_) if changed_endpoints.is_empty() => tables.policy,
             Some(policy) => Arc::new(policy?),
-            None => Arc::new(PolicyTable::compile_view(&view())?),
+            None => {
+                touched = Touched::Everything;
+                Arc::new(PolicyTable::compile_view(&view())?)
+            }
         };
         if !changed_services.is_empty() || tables.services.depends_on(&changed_endpoints) {
             let services = tables.services.updated(&changed_services, &changed_endpoints, &mut self.pool)?;
             tables.services = Arc::new(services);
         }
-        Ok(Prepared { tables, update, amounts, endpoints, policies, services })
+        Ok(Prepared { tables, touched, update, amounts, endpoints, policies, services })
+    }
+
+    /// What is said of an endpoint depends on its addresses, and what is said of a Service on its frontends': a flow has the
+    /// one or the other at one of its ends, before translation or after it.
+    fn touched(&self, endpoints: &Change<'_, Endpoint>, services: &Change<'_, Service>) -> Touched {
+        let mut touched = Vec::new();
+        for (_, endpoint) in endpoints.removed.iter().chain(&endpoints.added) {
+            touched.extend_from_slice(&endpoint.addresses);
+        }
+        let changed = || services.removed.iter().chain(&services.added);
+        for frontend in changed().flat_map(|(_, service)| &service.frontends) {
+            match frontend.address {
+                Some(address) => touched.push(address),
+                // A node port, which this node has on addresses of its own.
+                None => touched.extend(self.node().into_iter().flat_map(|node| &node.addresses)),
+            }
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        if touched.len() > MOST_TOUCHED { Touched::Everything } else { Touched::Addresses(touched) }
     }
 
     /// Makes the update that was prepared last: its tables are in force.
     pub fn commit(&mut self, prepared: Prepared) {
-        let Prepared { tables, update, amounts, endpoints, policies, services } = prepared;
+        let Prepared { tables, update, amounts, endpoints, policies, services, .. } = prepared;
         self.identities.extend(update.identities);
         self.endpoints.commit(&endpoints, update.endpoints);
         self.policies.commit(&policies, update.policies);

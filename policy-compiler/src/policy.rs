@@ -216,6 +216,11 @@ impl Origins {
     pub fn of(&self, rule: RuleId) -> Option<&RuleOrigin> {
         self.0.get(rule.0.checked_sub(RuleId::FIRST)? as usize)
     }
+
+    /// Whether both are of the same rules under the same numbers.
+    pub fn is(&self, other: &Origins) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// How large a table is.

@@ -17,6 +17,7 @@ use dataplane::flow::FlowTables;
 use dataplane::messages::{Command, Event, PortCells};
 use dataplane::publish::{Publication, Publisher};
 use dataplane::snapshot::{Mac, Snapshot};
+use dataplane::validity::Validity;
 use dataplane::worker::{IdlePolicy, Now, Parts, Worker, WorkerConfig};
 use policy_compiler::intent::{Frontend, Intent, ObjectName, Service};
 use policy_compiler::tables::{Capacity, Tables};
@@ -58,7 +59,7 @@ pub(crate) struct Lab {
 impl Lab {
     pub(crate) fn new() -> Self {
         let tables = Tables::compile(&intent(), 1, &Capacity::default()).unwrap();
-        let publication = Publication::new(Snapshot { epoch: 1, ..snapshot(&tables) }, 1);
+        let publication = Publication::new(Snapshot { validity: Validity::only(1), ..snapshot(&tables) }, 1);
         let flows = Arc::new(FlowTables::new(ENTRIES, ENTRIES, HugePages::Never, SEED).unwrap());
         let counters = Arc::<WorkerCounters>::default();
         let (commands, obeyed) = crossbeam::channel::bounded(PORTS);

@@ -18,6 +18,7 @@ use policy_compiler::tables::Tables;
 use crate::snapshot::{
     Egress, EgressIndex, MAX_HEADER, Mac, PortIndex, PortView, Role, Snapshot, Underlay, Way,
 };
+use crate::validity::Validity;
 use crate::wire::ETHERNET_LEN;
 use crate::wire::vxlan::{self, OVERHEAD_V4, OVERHEAD_V6};
 
@@ -92,7 +93,7 @@ pub struct World<'a> {
     pub watch_drops: bool,
 }
 
-/// Builds the snapshot. Its epoch is the publisher's to give.
+/// Builds the snapshot. Its epoch, and which judgements hold in it, are the publisher's to say.
 pub fn snapshot(world: &World) -> Snapshot {
     let World { tables, ports, surroundings, settings, watch_drops } = *world;
     let mut egresses = Egresses { list: Vec::new(), largest: largest_mtu(ports) };
@@ -149,7 +150,7 @@ pub fn snapshot(world: &World) -> Snapshot {
     let tunnel_peers =
         peers.flat_map(|(node, index)| node.addresses.iter().map(move |peer| (*peer, index))).collect();
     Snapshot {
-        epoch: 0,
+        validity: Validity::only(0),
         tables: tables.clone(),
         ports: views,
         egresses: egresses.list,

@@ -11,7 +11,7 @@ use agent_api::contract::{
 };
 use crossbeam::channel::Sender;
 use futures::stream::{self, BoxStream, StreamExt};
-use policy_compiler::compiler::Compiler;
+use policy_compiler::compiler::{Compiler, Touched};
 use policy_compiler::intent::Intent;
 use policy_compiler::intent::update::Update;
 use policy_compiler::policy::RuleId;
@@ -82,9 +82,14 @@ impl Handle {
     }
 
     /// Has `tables` put in force. True beside the answer where they are, also where a worker has not come by.
-    async fn put_in_force(&self, tables: Tables, began: Instant) -> (bool, Result<Applied, Refusal>) {
+    async fn put_in_force(
+        &self,
+        tables: Tables,
+        touched: Touched,
+        began: Instant,
+    ) -> (bool, Result<Applied, Refusal>) {
         let generation = tables.generation;
-        let answer = self.ask(|answer| Request::Apply { tables, began, answer }).await.flatten();
+        let answer = self.ask(|answer| Request::Apply { tables, touched, began, answer }).await.flatten();
         (self.shared.publication.load().tables.generation == generation, answer)
     }
 
@@ -122,7 +127,8 @@ impl Dataplane for Handle {
             Compiler::new(intent, running + 1, &Capacity::default(), before.as_ref())
         };
         let compiled = self.compiling(compile).await?.map_err(not_compiled)?;
-        let (in_force, answer) = self.put_in_force(compiled.tables().clone(), began).await;
+        let (in_force, answer) =
+            self.put_in_force(compiled.tables().clone(), Touched::Everything, began).await;
         if in_force {
             self.compiling(move |compiler| drop(compiler.replace(compiled))).await?;
         }
@@ -142,7 +148,8 @@ impl Dataplane for Handle {
             compiler.prepare(update, running + 1).map_err(not_compiled)
         };
         let prepared = self.compiling(prepare).await??;
-        let (in_force, answer) = self.put_in_force(prepared.tables().clone(), began).await;
+        let (tables, touched) = (prepared.tables().clone(), prepared.touched().clone());
+        let (in_force, answer) = self.put_in_force(tables, touched, began).await;
         if in_force {
             self.compiling(|compiler| {
                 if let Some(compiler) = compiler {

@@ -7,45 +7,65 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use policy_compiler::policy::{Origins, RuleId};
 use policy_compiler::tables::Tables;
 
-/// Generations that are remembered.
-const DEPTH: usize = 8;
+/// Sets of rules that are remembered.
+const RULES: usize = 8;
+/// Generations that are remembered: some may follow one another within milliseconds.
+const GENERATIONS: usize = 4096;
 
 /// What is remembered of a generation.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Judges {
-    /// Its number.
+    /// Its number; 0 where that is forgotten.
     pub(super) generation: u64,
     /// Where its rules come from; shared by all generations with the same policies.
     pub(super) rules: Origins,
 }
 
-/// The last generations, each with the first epoch under which it was published.
+/// The last generations and sets of rules, each with the first epoch under which it was published.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    generations: Mutex<VecDeque<(u32, Judges)>>,
+    lists: Mutex<Lists>,
+}
+
+#[derive(Debug, Default)]
+struct Lists {
+    rules: VecDeque<(u32, Origins)>,
+    generations: VecDeque<(u32, u64)>,
 }
 
 impl History {
     /// From `epoch` on these tables are in force.
     pub(super) fn record(&self, epoch: u32, tables: &Tables) {
-        let judges = Judges { generation: tables.generation, rules: tables.policy.origins() };
-        let mut generations = self.generations();
-        generations.push_back((epoch, judges));
-        while generations.len() > DEPTH {
-            generations.pop_front();
+        let mut lists = self.lists();
+        let rules = tables.policy.origins();
+        if lists.rules.back().is_none_or(|(_, last)| !last.is(&rules)) {
+            push(&mut lists.rules, (epoch, rules), RULES);
         }
+        push(&mut lists.generations, (epoch, tables.generation), GENERATIONS);
     }
 
-    /// Whose an epoch was; `None` where that is forgotten.
+    /// Whose an epoch was; `None` where its rules are forgotten.
     pub(super) fn judges(&self, epoch: u32) -> Option<Judges> {
-        let generations = self.generations();
-        let found = generations.iter().rev().find(|(first, _)| (epoch.wrapping_sub(*first) as i32) >= 0);
-        found.map(|(_, judges)| judges.clone())
+        let lists = self.lists();
+        let rules = at(&lists.rules, epoch)?.clone();
+        Some(Judges { generation: at(&lists.generations, epoch).copied().unwrap_or_default(), rules })
     }
 
-    fn generations(&self) -> MutexGuard<'_, VecDeque<(u32, Judges)>> {
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn push<T>(list: &mut VecDeque<T>, last: T, most: usize) {
+    if list.len() == most {
+        list.pop_front();
+    }
+    list.push_back(last);
+}
+
+/// What was in force in an epoch: the last of those that came with it or before.
+fn at<T>(list: &VecDeque<(u32, T)>, epoch: u32) -> Option<&T> {
+    list.iter().rev().find(|(first, _)| (epoch.wrapping_sub(*first) as i32) >= 0).map(|(_, found)| found)
 }
 
 /// A rule by name: `default-allow`, `no-rule` or such as `NetworkPolicy db/mongo ingress[0]`.
@@ -71,5 +91,23 @@ mod tests {
         let generation = |epoch| history.judges(epoch).map(|judges| judges.generation);
         assert_eq!([1, 3, 4, 8, 9, 100].map(generation), [0, 0, 1, 1, 2, 2].map(Some));
         assert_eq!(generation(0), None);
+    }
+
+    #[test]
+    fn rules_are_known_for_as_long_as_they_stay_though_their_generation_is_forgotten() {
+        let history = History::default();
+        let mut tables = Tables::empty();
+        for generation in 0..3 * GENERATIONS as u64 {
+            tables.generation = generation;
+            history.record(generation as u32 + 1, &tables);
+        }
+        let first = history.judges(1).unwrap();
+        assert_eq!((first.generation, first.rules.is(&tables.policy.origins())), (0, true));
+        assert_eq!(history.judges(3 * GENERATIONS as u32).unwrap().generation, 3 * GENERATIONS as u64 - 1);
+        for generation in 0..RULES as u32 {
+            tables.policy = std::sync::Arc::default();
+            history.record(20_000 + generation, &tables);
+        }
+        assert!(history.judges(1).is_none());
     }
 }

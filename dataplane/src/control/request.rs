@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use afxdp_driver::Ended;
 use agent_api::contract::{AddPort, Applied, DropEvent, PortInfo, PortStats, Refusal};
+use policy_compiler::compiler::Touched;
 use policy_compiler::tables::Tables;
 use tokio::sync::{broadcast, oneshot};
 
@@ -24,8 +25,8 @@ pub(super) struct Running {
 
 /// What is asked of the control thread.
 pub(super) enum Request {
-    /// Put these tables in force; answer when every worker has passed them.
-    Apply { tables: Tables, began: Instant, answer: Answer<Result<Applied, Refusal>> },
+    /// Put these tables in force, which say something else of what is `touched`; answer when every worker has passed them.
+    Apply { tables: Tables, touched: Touched, began: Instant, answer: Answer<Result<Applied, Refusal>> },
     /// What each worker has passed.
     Running(Answer<Running>),
     /// Take a port number.

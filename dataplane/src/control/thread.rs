@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use afxdp_driver::{AnyPort, UmemHandle};
 use agent_api::contract::{Applied, PortRole, Refusal, RefusalKind};
 use crossbeam::channel::{Receiver, Sender, select};
+use policy_compiler::compiler::Touched;
 use policy_compiler::tables::Tables;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -110,7 +111,7 @@ pub(super) enum Then {
 impl Control {
     pub(super) fn new(parts: ControlParts) -> Self {
         let snapshot = parts.publisher.publication().load();
-        parts.history.record(snapshot.epoch, &snapshot.tables);
+        parts.history.record(snapshot.epoch(), &snapshot.tables);
         Control {
             tables: snapshot.tables.clone(),
             steered: None,
@@ -170,7 +171,7 @@ impl Control {
     fn answer(&mut self, request: Request) {
         // Whoever has stopped waiting for an answer does not need it.
         match request {
-            Request::Apply { tables, began, answer } => self.apply(tables, began, answer),
+            Request::Apply { tables, touched, began, answer } => self.apply(tables, &touched, began, answer),
             Request::Running(answer) => drop(answer.send(self.running())),
             Request::Reserve { request, kind, answer } => drop(answer.send(self.reserve(request, kind))),
             Request::Release(port) => self.free(port),
@@ -218,14 +219,20 @@ impl Control {
         }
     }
 
-    fn apply(&mut self, tables: Tables, began: Instant, answer: Answer<Result<Applied, Refusal>>) {
+    fn apply(
+        &mut self,
+        tables: Tables,
+        touched: &Touched,
+        began: Instant,
+        answer: Answer<Result<Applied, Refusal>>,
+    ) {
         let generation = tables.generation;
         if let Err(refusal) = self.steer(&tables) {
             drop(answer.send(Err(refusal)));
             return;
         }
         let before = std::mem::replace(&mut self.tables, tables);
-        let epoch = self.publish();
+        let epoch = self.publish_touching(touched);
         self.parts.history.record(epoch, &self.tables);
         if !self.tables.routes.has_nodes_of(&before.routes) {
             self.ask(Ask::Peers(build::tunnel_addresses(&self.tables)));
@@ -254,8 +261,13 @@ impl Control {
         Ok(())
     }
 
-    /// Publishes what is known, and wakes everyone.
+    /// Publishes what is known, and wakes everyone. Every flow is judged again.
     pub(super) fn publish(&mut self) -> u32 {
+        self.publish_touching(&Touched::Everything)
+    }
+
+    /// The same where all that has changed is what the tables say of what is `touched`, and perhaps the ways out.
+    fn publish_touching(&mut self, touched: &Touched) -> u32 {
         let facts: Vec<Option<PortFacts>> =
             self.ports.iter().map(|port| port.as_ref().and_then(Port::view)).collect();
         let world = World {
@@ -265,7 +277,7 @@ impl Control {
             settings: &self.parts.settings,
             watch_drops: self.watched,
         };
-        let epoch = self.parts.publisher.publish(build::snapshot(&world));
+        let epoch = self.parts.publisher.publish_touching(build::snapshot(&world), touched);
         self.parts.workers.iter().for_each(|worker| worker.doorbell.ring());
         (self.changed, self.published) = (false, Instant::now());
         epoch
@@ -313,7 +325,7 @@ impl Control {
 
     fn running(&self) -> Running {
         let generation = self.tables.generation;
-        let current = self.parts.publisher.publication().load().epoch;
+        let current = self.parts.publisher.publication().load().epoch();
         let all = self.parts.publisher.passed(current).is_ok();
         let passed = |epoch: u32| self.parts.history.judges(epoch).map_or(0, |judges| judges.generation);
         let seen = self.parts.publisher.publication().seen();

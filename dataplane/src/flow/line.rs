@@ -85,6 +85,14 @@ impl<'a, const WORDS: usize> Line<'a, WORDS> {
         (before, before ^ after | before & 1, picked)
     }
 
+    /// Gives the line another epoch, where its first word still is `first`, as a [`glance`](Self::glance) found it to be: what was
+    /// seen then stands in it. Where it has been written since, or is being written, nothing happens.
+    #[inline]
+    pub(super) fn renew(self, first: u64, epoch: u32) {
+        let renewed = first & SEQUENCE | u64::from(epoch) << 32;
+        let _ = self.words[0].compare_exchange(first, renewed, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Runs `change` under the lock.
     pub(super) fn write<T>(self, change: impl FnOnce(Locked<'a, WORDS>) -> T) -> T {
         let lock = &self.words[0];

@@ -20,6 +20,7 @@ use super::entry::{Entry, Flags, Key, NO_PARTNER, address_words, decode, encode}
 use super::hit::Hit;
 use super::line::{Line, Locked};
 use super::state::{self, Activity, Standing};
+use crate::validity::Validity;
 use crate::wire::hash::{hash_v4, hash_v6};
 
 /// Lines in a bucket.
@@ -152,14 +153,14 @@ impl<const WORDS: usize> Table<WORDS> {
             .is_some_and(|line| line.words()[4 + address_words::<WORDS>()].load(Ordering::Relaxed) == ports)
     }
 
-    /// What a line says, where it answers for the packet, as of `epoch`, and nobody is writing to it.
+    /// What a line says, where it answers for the packet, holds by `validity`, and nobody is writing to it.
     #[inline(always)]
     pub(crate) fn hit<const A: usize>(
         &self,
         slot: u32,
         addresses: &[u64; A],
         ports: u64,
-        epoch: u32,
+        validity: &Validity,
     ) -> Option<Hit<'_, A>> {
         const { assert!(A == address_words::<WORDS>()) };
         let line = self.line(slot as usize)?;
@@ -169,9 +170,11 @@ impl<const WORDS: usize> Table<WORDS> {
             (line.word(1), line.word(2), key, line.word(4 + A), rewritten, line.word(5 + 2 * A))
         });
         let (answer, partner_and_deltas, key, key_ports, rewritten, rewritten_ports) = words;
-        let other_epoch = before >> 32 ^ u64::from(epoch);
+        let other_epoch = before >> 32 ^ u64::from(validity.epoch());
         let differs = key.iter().zip(addresses).fold(key_ports ^ ports, |all, (a, b)| all | (a ^ b));
-        (unsteady | other_epoch | differs == 0).then_some(Hit {
+        let says = unsteady | other_epoch | differs == 0
+            || unsteady | differs == 0 && upheld(line, before, [&key, &rewritten], validity);
+        says.then_some(Hit {
             activity: line.activity(),
             answer,
             partner_and_deltas,
@@ -500,6 +503,23 @@ fn is_for<const WORDS: usize>(words: &[u64; WORDS], key: &Key) -> bool {
     let addresses = address_words::<WORDS>();
     let ports = words[4 + addresses] ^ key.ports;
     (0..addresses).fold(ports, |other, index| other | words[4 + index] ^ key.addresses[index]) == 0
+}
+
+/// Whether a line, judged in another epoch, holds. Of so many packets that find it does, one has the line take the new epoch:
+/// tables may change more often than a flow has packets, and to write is dear.
+#[inline(never)]
+fn upheld<const WORDS: usize, const A: usize>(
+    line: Line<'_, WORDS>,
+    first: u64,
+    addresses: [&[u64; A]; 2],
+    validity: &Validity,
+) -> bool {
+    const SELDOM: u32 = 8;
+    let holds = validity.holds((first >> 32) as u32, addresses);
+    if holds && Activity::decode(line.activity().load(Ordering::Relaxed)).packets.is_multiple_of(SELDOM) {
+        line.renew(first, validity.epoch());
+    }
+    holds
 }
 
 /// What is known of how a flow lives.

@@ -222,7 +222,7 @@ impl Pipeline {
         let Some(mut found) = self.lookup(v6, &key) else {
             return self.end(turn, item, frame, DropReason::IcmpUnrelated, None);
         };
-        if found.entry.epoch != turn.snapshot.epoch {
+        if !turn.snapshot.upholds(v6, &found.entry) {
             match self.renew(turn, item, found) {
                 Renewal::Holds(entry) => found.entry = entry,
                 Renewal::NoWay(reason) => return self.end(turn, item, frame, reason, Some(&found.entry)),

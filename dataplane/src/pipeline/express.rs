@@ -272,7 +272,7 @@ impl Pipeline {
     ) -> Option<&'a Egress> {
         let bytes = frame.first_chunk_mut::<PLAIN_V4_LEN>()?;
         let addresses = [u64::from_ne_bytes(chunk(bytes, 26))];
-        let hit = self.flows.v4.hit(head.slot, &addresses, head.ports, turn.snapshot.epoch)?;
+        let hit = self.flows.v4.hit(head.slot, &addresses, head.ports, &turn.snapshot.validity)?;
         let egress = lane.egress(turn.snapshot, &hit, head.ip_len)?;
         hit.touch(turn.now.seconds);
         let check = u16::from_be_bytes(chunk(bytes, 24));
@@ -297,7 +297,7 @@ impl Pipeline {
     ) -> Option<&'a Egress> {
         let bytes = frame.first_chunk_mut::<PLAIN_V6_LEN>()?;
         let addresses = std::array::from_fn(|word| u64::from_ne_bytes(chunk(bytes, 22 + 8 * word)));
-        let hit = self.flows.v6.hit::<4>(head.slot, &addresses, head.ports, turn.snapshot.epoch)?;
+        let hit = self.flows.v6.hit::<4>(head.slot, &addresses, head.ports, &turn.snapshot.validity)?;
         let egress = lane.egress(turn.snapshot, &hit, head.ip_len)?;
         hit.touch(turn.now.seconds);
         bytes[21] = bytes[21].wrapping_sub(1);

@@ -29,7 +29,7 @@ impl Pipeline {
             self.forget(item.parsed.v6, found.slot);
             return self.miss(turn, item, frame);
         }
-        if found.entry.epoch == turn.snapshot.epoch {
+        if turn.snapshot.upholds(item.parsed.v6, &found.entry) {
             self.tally.hits += 1;
             return self.replay(turn, item, frame, &found);
         }
@@ -82,8 +82,9 @@ impl Pipeline {
     ) {
         let entry = Entry {
             key: item.key(),
-            rewritten: item.key(),
-            epoch: turn.snapshot.epoch,
+            // What was judged: should another thing be said of that address, it is judged again.
+            rewritten: judged(item, decision),
+            epoch: turn.snapshot.epoch(),
             flags: Flags::drop(reason).with(side(item.origin)),
             rule: rule_of(decision, reason).0,
             partner: NO_PARTNER,
@@ -167,9 +168,13 @@ impl Pipeline {
         let backend = SocketAddr::new(rewritten.dst(v6), rewritten.dst_port());
         let kept = forward.entry.flags.has(Flags::SERVICE).then_some(backend);
         let decision = judge::decide(turn.snapshot, &key, v6, origin, kept);
-        let epoch = turn.snapshot.epoch;
+        let epoch = turn.snapshot.epoch();
         match decision.verdict {
             Err(DropReason::ServiceReject | DropReason::ServiceDrop) => return Renewal::Over,
+            // Denied at another backend than it has.
+            Err(_) if decision.service.is_some() && decision.dst.ip() != backend.ip() => {
+                return Renewal::Over;
+            }
             Err(reason) => {
                 for entry in [&mut forward.entry, &mut reply.entry] {
                     entry.flags = entry.flags.forwarding().with(Flags::drop(reason));
@@ -347,7 +352,7 @@ fn entries(
     egress: EgressIndex,
 ) -> (Entry, Entry) {
     let v6 = item.parsed.v6;
-    let epoch = turn.snapshot.epoch;
+    let epoch = turn.snapshot.epoch();
     let mut flags = Flags::default();
     for (holds, flag) in [(rewritten != item.key(), Flags::NAT), (decision.service.is_some(), Flags::SERVICE)]
     {
@@ -413,6 +418,12 @@ fn origin_of_flow(turn: &Turn<'_>, item: &Item, forward: &Entry, is_reply: bool)
     };
     let port = judge::port_of(turn.snapshot, Role::Uplink)?;
     Some(Origin::Tunnel { port, node })
+}
+
+/// The key of a denied packet as policies were asked of it.
+fn judged(item: &Item, decision: &Decision) -> Key {
+    let (v6, key) = (item.parsed.v6, item.key());
+    Key::new(key.src(v6), key.src_port(), decision.dst.ip(), decision.dst.port(), key.protocol())
 }
 
 /// The rules of an allowed flow: of the destination's ingress, of the source's egress.

@@ -338,9 +338,9 @@ impl Pipeline {
             return Err(DropReason::ForeignVni);
         }
         let src = if outer.v6 { [outer.addresses[0], outer.addresses[1]] } else { [outer.addresses[0], 0] };
-        if self.last_peer.0 != snapshot.epoch || self.last_peer.1 != src {
+        if self.last_peer.0 != snapshot.epoch() || self.last_peer.1 != src {
             let node = snapshot.tunnel_peers.get(&outer.src()).ok_or(DropReason::UnknownTunnelPeer)?;
-            self.last_peer = (snapshot.epoch, src, *node);
+            self.last_peer = (snapshot.epoch(), src, *node);
         }
         if !frame.pull_front(inner.offset) || !frame.resize(inner.len) {
             return Err(DropReason::BadVxlan);
@@ -399,7 +399,7 @@ impl Pipeline {
         let Some(found) = self.lookup_hashed(item.parsed.v6, &item.key(), item.hash) else {
             return self.miss(turn, item, frame);
         };
-        if found.entry.epoch != turn.snapshot.epoch || item.parsed.tcp_flags & tcp::SYN != 0 {
+        if !turn.snapshot.upholds(item.parsed.v6, &found.entry) || item.parsed.tcp_flags & tcp::SYN != 0 {
             return self.follow_again(turn, item, frame, found);
         }
         self.tally.hits += 1;
@@ -500,7 +500,7 @@ impl Pipeline {
             dst_port: parsed.dst_port,
             protocol: parsed.protocol,
             rule: RuleId(rule),
-            epoch: turn.snapshot.epoch,
+            epoch: turn.snapshot.epoch(),
             time_ns: turn.now.nanos,
         }));
     }

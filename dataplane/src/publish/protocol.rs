@@ -134,11 +134,16 @@ impl<S: Numbered> Publisher<S> {
         &self.publication
     }
 
+    /// The number that the next publication gets.
+    pub fn next_epoch(&self) -> u32 {
+        // 0 marks a flow entry that was never judged, so the count skips it when it wraps.
+        self.publication.epoch.load(Ordering::Relaxed).wrapping_add(1).max(1)
+    }
+
     /// Publishes `snapshot` under the next epoch, which is returned. Workers see it at their next batch.
     pub fn publish(&mut self, mut snapshot: S) -> u32 {
         let old = self.publication.load();
-        // 0 marks a flow entry that was never judged, so the count skips it when it wraps.
-        let epoch = old.epoch().wrapping_add(1).max(1);
+        let epoch = self.next_epoch();
         snapshot.set_epoch(epoch);
         self.publication.current.store(Arc::new(snapshot));
         self.publication.epoch.store(epoch, Ordering::SeqCst);

@@ -13,6 +13,7 @@ use super::StageError;
 use crate::control::build::{self, PortFacts, Settings, Surroundings, World};
 use crate::judge;
 use crate::snapshot::{Mac, PortIndex, Role, Snapshot};
+use crate::validity::Validity;
 use crate::wire::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, be16};
 
 /// The gateway of the pods, IPv4: penstockd's default.
@@ -118,7 +119,7 @@ impl Topology {
             settings: &settings,
             watch_drops: false,
         };
-        Ok(Topology { ports, snapshot: Snapshot { epoch: 1, ..build::snapshot(&world) } })
+        Ok(Topology { ports, snapshot: Snapshot { validity: Validity::only(1), ..build::snapshot(&world) } })
     }
 
     /// The ports by number.

@@ -233,6 +233,33 @@ fn answers(tables: &Tables) -> Vec<String> {
     answers
 }
 
+/// What the tables say of flows, each with the addresses that it depends on: both ends and, where a Service is translated, the
+/// backend that a live flow may have.
+fn said(tables: &Tables) -> Vec<(Vec<IpAddr>, String)> {
+    let everyone: Vec<IpAddr> = PODS.iter().chain(&OTHERS).map(|text| address(text)).collect();
+    let mut said = Vec::new();
+    for src in &everyone {
+        for dst in everyone.iter().filter(|dst| dst.is_ipv4() == src.is_ipv4()) {
+            for (protocol, dst_port) in [(6, 80), (6, 8080), (17, 80), (6, 30_000), (17, 30_000), (1, 0)] {
+                let query = ServiceQuery { src: *src, src_port: 4321, dst: *dst, dst_port, protocol };
+                let judgement = tables.policy.judge(*src, *dst, protocol, dst_port);
+                let routes = [src, dst].map(|end| match tables.routes.lookup(*end) {
+                    Route::Endpoint(number) => {
+                        format!("{:?}", tables.routes.endpoints().get(number as usize))
+                    }
+                    route => format!("{route:?}"),
+                });
+                // By number, as flow entries name rules.
+                said.push((
+                    vec![*src, *dst],
+                    format!("{judgement:?} {routes:?} {}", service(tables, &query)),
+                ));
+            }
+        }
+    }
+    said
+}
+
 fn service(tables: &Tables, query: &ServiceQuery) -> String {
     let name = |service| format!("{:?}", tables.services.name(service));
     let resolved = match tables.services.resolve(query) {
@@ -280,6 +307,12 @@ proptest! {
                 (Ok(prepared), Ok(whole)) => {
                     prop_assert_eq!(prepared.tables().generation, generation);
                     prop_assert_eq!(answers(prepared.tables()), answers(&whole), "{:?}", update);
+                    if let Touched::Addresses(touched) = prepared.touched() {
+                        for ((ends, was), (_, is)) in said(&before).into_iter().zip(said(prepared.tables())) {
+                            let is_touched = ends.iter().any(|end| touched.contains(end));
+                            prop_assert!(is_touched || was == is, "{ends:?}: {was}, {is}; {touched:?} {update:?}");
+                        }
+                    }
                     if takes_effect {
                         compiler.commit(prepared);
                         twin = wanted;

@@ -181,15 +181,25 @@ impl Cluster {
 
     /// What the control thread would make of it, made by hand.
     pub(super) fn snapshot(&self) -> Snapshot {
-        let tables = Tables::compile(&self.intent, 1, &Capacity::default()).unwrap();
+        self.snapshot_by(Tables::compile(&self.intent, 1, &Capacity::default()).unwrap())
+    }
+
+    /// The same by tables that are compiled already.
+    pub(super) fn snapshot_by(&self, tables: Tables) -> Snapshot {
         let mut egresses = Vec::new();
         let mut ports: Vec<_> =
-            (0..PORTS as PortIndex).map(|port| Some(self.view(port, &mut egresses))).collect();
+            (0..PORTS as PortIndex).map(|port| Some(self.view(&tables, port, &mut egresses))).collect();
         for port in &self.absent {
             ports[*port as usize] = None;
         }
         let way = |port: PortIndex| ports[port as usize].as_ref().map_or(Way::NoPort, |view| view.way);
-        let (endpoints, host) = (vec![way(POD1), way(POD2), way(POD3), Way::NoPort], way(HOST));
+        let at_home = tables.routes.endpoints().iter().map(|endpoint| match endpoint.name.name.as_str() {
+            "p1" => way(POD1),
+            "p2" => way(POD2),
+            "p3" => way(POD3),
+            _ => Way::NoPort,
+        });
+        let (endpoints, host) = (at_home.collect(), way(HOST));
         let mut underlay = Underlay {
             on_link: vec!["192.168.0.0/24".parse().unwrap(), "fd00:c0a8::/64".parse().unwrap()],
             gateway_v4: Some(ROUTER.at(false)),
@@ -245,14 +255,19 @@ impl Cluster {
         }
     }
 
-    fn view(&self, port: PortIndex, egresses: &mut Vec<Egress>) -> PortView {
-        let (role, owner) = match port {
-            POD1 => (Role::Endpoint(Some(0)), Some(P1)),
-            POD2 => (Role::Endpoint(Some(1)), Some(P2)),
-            POD3 => (Role::Endpoint(Some(2)), Some(P3)),
-            UPLINK => (Role::Uplink, None),
-            HOST => (Role::Host, None),
-            _ => (Role::Endpoint(None), None),
+    fn view(&self, tables: &Tables, port: PortIndex, egresses: &mut Vec<Egress>) -> PortView {
+        let pod = |name: &str| {
+            let known = tables.routes.endpoints().iter().zip(0..).find(|(pod, _)| pod.name.name == name);
+            let addresses = known.iter().flat_map(|(pod, _)| pod.addresses.iter().copied());
+            (Role::Endpoint(known.map(|(_, index)| index)), addresses.collect())
+        };
+        let (role, addresses) = match port {
+            POD1 => pod("p1"),
+            POD2 => pod("p2"),
+            POD3 => pod("p3"),
+            UPLINK => (Role::Uplink, ArrayVec::new()),
+            HOST => (Role::Host, ArrayVec::new()),
+            _ => (Role::Endpoint(None), ArrayVec::new()),
         };
         let silent = self.silent.contains(&port);
         let way = match role {
@@ -265,7 +280,7 @@ impl Cluster {
             mac: mac(port),
             mtu: self.mtu[port as usize],
             worker: self.workers[port as usize],
-            addresses: owner.map_or(ArrayVec::new(), |owner| owner.addresses().into_iter().collect()),
+            addresses,
             peer_mac: (!silent && role != Role::Uplink).then(|| peer_mac(port)),
             way,
         }
@@ -296,8 +311,8 @@ fn ethernet(dst: Mac, src: Mac) -> [u8; 14] {
 
 pub(super) const CLIENT: u32 = 0;
 pub(super) const SERVER: u32 = 1;
-const DB: u32 = 2;
-const OTHER: u32 = 3;
+pub(super) const DB: u32 = 2;
+pub(super) const OTHER: u32 = 3;
 
 fn intent() -> Intent {
     let node = |name: &str, host: Host, addresses, number| Node {
@@ -345,7 +360,12 @@ fn intent() -> Intent {
     }
 }
 
-fn policy(name: &str, subject: u32, ingress: Option<Vec<Rule>>, egress: Option<Vec<Rule>>) -> Policy {
+pub(super) fn policy(
+    name: &str,
+    subject: u32,
+    ingress: Option<Vec<Rule>>,
+    egress: Option<Vec<Rule>>,
+) -> Policy {
     Policy {
         name: ObjectName::new("test", name),
         subjects: vec![subject],

@@ -7,6 +7,9 @@ use afxdp_driver::memory::{MemoryPort, MemoryWire};
 use afxdp_driver::{FramePool, HugePages, PoolLedger};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
+use policy_compiler::compiler::Touched;
+use policy_compiler::tables::Tables;
+
 use super::cluster::{Cluster, PORTS};
 use crate::counters::{Counter, WorkerCounters};
 use crate::crossing::{self, Links};
@@ -227,6 +230,11 @@ impl Rig {
     /// Publishes the cluster as it is now.
     pub(super) fn publish(&mut self) -> u32 {
         self.publisher.publish(self.cluster.snapshot())
+    }
+
+    /// Publishes tables that say something else of what is touched.
+    pub(super) fn publish_touching(&mut self, tables: Tables, touched: &Touched) {
+        self.publisher.publish_touching(self.cluster.snapshot_by(tables), touched);
     }
 
     /// Lets time pass.

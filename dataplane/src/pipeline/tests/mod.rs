@@ -19,4 +19,5 @@ mod paths;
 mod properties;
 mod rows;
 mod seen;
+mod updates;
 mod workers;

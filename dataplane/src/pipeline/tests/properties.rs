@@ -54,7 +54,7 @@ fn any_flags() -> impl Strategy<Value = u8> {
 }
 
 /// A packet of the cluster, right in every way, from its own place.
-fn any_traffic() -> impl Strategy<Value = (PortIndex, Vec<u8>)> {
+pub(super) fn any_traffic() -> impl Strategy<Value = (PortIndex, Vec<u8>)> {
     let ends = (prop::sample::select(HOSTS.to_vec()), prop::sample::select(HOSTS.to_vec()));
     let ports = (40_000..40_004u16, prop::sample::select(LISTENERS.to_vec()), any::<bool>());
     let shape =
