@@ -13,7 +13,8 @@ use tests::conformance::wire::Wire;
 use tests::conformance::{Outcome, command, report, sample};
 use tests::daemon::checkout;
 
-const TAG: &str = "it-conf";
+/// Not `it-…`: a run with the tag `it` sweeps away what begins so.
+const TAG: &str = "wire";
 
 fn run(cases: &[Case]) -> Vec<Outcome> {
     let mut wire = Wire::new(TAG).unwrap();

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::fabric::Fabric;
 
-/// A flow as its first packet has it. ICMP's numbers are left out: a pair of addresses is one flow there.
+/// A flow as its first packet has it. An echo's identifier stands for both of its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     /// The client's address and port.
@@ -95,10 +95,7 @@ fn lock(seen: &Seen) -> MutexGuard<'_, HashMap<Key, Reason>> {
 
 fn enter(seen: &Seen, event: DropEvent) {
     let (Some(src), Some(dst)) = (event.src, event.dst) else { return };
-    let icmp = matches!(event.protocol, 1 | 58);
-    let port = |port: u16| if icmp { 0 } else { port };
-    let key =
-        Key { src: (src, port(event.src_port)), dst: (dst, port(event.dst_port)), protocol: event.protocol };
+    let key = Key { src: (src, event.src_port), dst: (dst, event.dst_port), protocol: event.protocol };
     let reason = Reason { name: event.reason, rule: event.rule };
     let mut seen = lock(seen);
     if reason.is_policy() || !seen.contains_key(&key) {

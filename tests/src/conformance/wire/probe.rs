@@ -105,11 +105,15 @@ fn open(fabric: &Fabric, flows: &[&Flow]) -> Result<Vec<Opened>> {
 fn open_one(src: SocketAddr, dst: SocketAddr, protocol: ProbeProtocol, number: u8) -> Opened {
     let mut key = Key { src: (src.ip(), 0), dst: (dst.ip(), dst.port()), protocol: number };
     let socket = connected(src, dst, protocol).and_then(|socket| {
-        key.src.1 = match &socket {
-            Socket::Tcp(socket) => socket.local_addr()?.port(),
-            Socket::Udp(socket) => socket.local_addr()?.port(),
-            Socket::Icmp(_) => 0,
-        };
+        match &socket {
+            Socket::Tcp(socket) => key.src.1 = socket.local_addr()?.port(),
+            Socket::Udp(socket) => key.src.1 = socket.local_addr()?.port(),
+            // icmp(7): a ping socket's port is its identifier.
+            Socket::Icmp(socket) => {
+                let identifier = socket.local_addr()?.port();
+                (key.src.1, key.dst.1) = (identifier, identifier);
+            }
+        }
         Ok(socket)
     });
     Opened { socket, key }
