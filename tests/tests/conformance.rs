@@ -69,6 +69,20 @@ fn all_that_others_recorded_is_read() {
     }
 }
 
+#[test]
+fn no_case_passes_with_its_verdicts_turned() {
+    for mut case in own() {
+        for step in &mut case.steps {
+            match &mut step.wanted {
+                Wanted::Flows(flows) => flows.iter_mut().for_each(|flow| flow.allowed = !flow.allowed),
+                Wanted::Refused(parts) => parts.push("words that nobody says".to_owned()),
+            }
+        }
+        let outcome = offline::run(&case);
+        assert_eq!(outcome.failures.len(), outcome.probes, "{}: {:#?}", case.name, outcome.failures);
+    }
+}
+
 /// Writes a case that is good but for one letter of its table, which `verdict` replaces.
 fn one_flow(folder: &Path, verdict: &str) {
     let cluster = checkout().join("tests/cases/clusters/two-nodes.yaml").canonicalize().unwrap();
