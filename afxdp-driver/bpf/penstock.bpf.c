@@ -1,18 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
- * What goes to userspace and what stays with the kernel. Two programs, of which one is loaded for a device:
+ * What goes to userspace and what stays with the kernel. Two XDP programs, of which one is loaded for a device:
  *
  *   penstock_all     a pod's port: every packet goes to the socket of its queue.
  *   penstock_uplink  a device shared with the kernel. In this order:
  *     1. destination in `ours` (pod networks, service addresses)               -> userspace
  *     2. destination in `local` (the node's own addresses) and
  *        a. TCP/UDP/SCTP to a destination port in `ports`                      -> userspace
- *        b. an ICMP echo reply with an identifier in `ports`                   -> userspace
+ *        b. an ICMP echo reply with an identifier in `ports`, unless `asked`
+ *           says that the kernel has asked                                     -> userspace
  *        c. an ICMP error that quotes a packet from such a port or identifier
  *           of ours, or a UDP packet to one (VXLAN: its source ports are
  *           hashes)                                                            -> userspace
  *        d. a later fragment of a datagram whose first fragment went there     -> userspace
  *     3. all else (ARP, neighbour discovery, VLAN tags, other destinations)    -> kernel
+ *
+ * And with penstock_uplink, where the same device sends:
+ *
+ *   penstock_asked   notes in `asked` whom the kernel asks by ICMP echo with an identifier in `ports`. Nothing keeps the
+ *                    kernel from those (they are its own choice, or random, over all 16 bits), as
+ *                    net.ipv4.ip_local_port_range does for ports. What AF_XDP sends does not pass here.
  *
  * A packet for userspace whose queue has no socket is dropped, never passed: the kernel would forward a pod's
  * packet past every policy. A later fragment that overtakes its first goes to the kernel and is lost to us; the
@@ -36,6 +43,11 @@ struct datagram {
 	struct address source, destination;
 	__u32 id;
 	__u32 protocol;
+};
+
+struct echo {
+	struct address remote;
+	__u32 id;
 };
 
 struct {
@@ -82,6 +94,20 @@ struct {
 	__type(value, __u32);
 	__uint(max_entries, 4096);
 } fragments SEC(".maps");
+
+/* The kernel's own echoes, and when the last request left (nanoseconds of CLOCK_MONOTONIC). */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct echo);
+	__type(value, __u64);
+	__uint(max_entries, 4096);
+} asked SEC(".maps");
+
+/* As __sk_buff has them. */
+enum { ETHERTYPE_IPV4 = __builtin_bswap16(0x0800), ETHERTYPE_IPV6 = __builtin_bswap16(0x86dd) };
+
+/* How long the kernel may wait for a reply: as long as a flow of echoes lives. */
+#define ASKED_LIFE (30ULL * 1000 * 1000 * 1000)
 
 enum { REDIRECTED, PASSED, NO_SOCKET };
 enum { ICMP = 1, TCP = 6, UDP = 17, ICMPV6 = 58, SCTP = 132 };
@@ -146,19 +172,31 @@ INLINE int has_ports(__u32 protocol)
 	return protocol == TCP || protocol == UDP || protocol == SCTP;
 }
 
-/* Whether the ICMP or ICMPv6 message at `at` is an echo of type `type` with an identifier of ours. */
-INLINE int echo_is_ours(const __u8 *at, const __u8 *end, __u32 type)
+INLINE int kernel_asked(const struct address *remote, __u32 id)
 {
-	return at + 8 <= end && at[0] == type && port_is_ours(ICMP, be16(at + 4));
+	struct echo echo = { .remote = *remote, .id = id };
+	__u64 *when = bpf_map_lookup_elem(&asked, &echo);
+	return when && bpf_ktime_get_ns() - *when < ASKED_LIFE;
 }
 
-/* The transport header at `at` in a packet that an ICMP error quotes: one that we sent. */
-INLINE int quoted_is_ours(const __u8 *at, const __u8 *end, __u32 protocol)
+/* Whether the ICMP or ICMPv6 message at `at` is an echo of type `type`, asked of `remote`, with an identifier of ours. */
+INLINE int echo_is_ours(const __u8 *at, const __u8 *end, __u32 type, const struct address *remote)
+{
+	__u32 id;
+
+	if (at + 8 > end || at[0] != type)
+		return 0;
+	id = be16(at + 4);
+	return port_is_ours(ICMP, id) && !kernel_asked(remote, id);
+}
+
+/* The transport header at `at` in a packet to `remote` that an ICMP error quotes: one that we sent. */
+INLINE int quoted_is_ours(const __u8 *at, const __u8 *end, __u32 protocol, const struct address *remote)
 {
 	if (protocol == ICMP)
-		return echo_is_ours(at, end, ECHO_REQUEST);
+		return echo_is_ours(at, end, ECHO_REQUEST, remote);
 	if (protocol == ICMPV6)
-		return echo_is_ours(at, end, ECHO_REQUEST_V6);
+		return echo_is_ours(at, end, ECHO_REQUEST_V6, remote);
 	if (!has_ports(protocol) || at + 4 > end)
 		return 0;
 	if (port_is_ours(protocol, be16(at)))
@@ -167,13 +205,13 @@ INLINE int quoted_is_ours(const __u8 *at, const __u8 *end, __u32 protocol)
 }
 
 /* Echo reply; or destination unreachable, time exceeded, parameter problem. */
-INLINE int icmp_is_ours(const __u8 *at, const __u8 *end)
+INLINE int icmp_is_ours(const __u8 *at, const __u8 *end, const struct address *sender)
 {
-	struct address source;
+	struct address source, remote;
 	const __u8 *quoted = at + 8;
 	__u32 length;
 
-	if (echo_is_ours(at, end, ECHO_REPLY))
+	if (echo_is_ours(at, end, ECHO_REPLY, sender))
 		return 1;
 	if (quoted + 20 > end || (at[0] != 3 && at[0] != 11 && at[0] != 12))
 		return 0;
@@ -181,32 +219,34 @@ INLINE int icmp_is_ours(const __u8 *at, const __u8 *end)
 	if (quoted[0] >> 4 != 4 || length < 20 || (be16(quoted + 6) & 0x1fff))
 		return 0;
 	map_v4(&source, quoted + 12);
-	return is_local(&source) && quoted_is_ours(quoted + length, end, quoted[9]);
+	map_v4(&remote, quoted + 16);
+	return is_local(&source) && quoted_is_ours(quoted + length, end, quoted[9], &remote);
 }
 
 /* Echo reply; or unreachable, packet too big, time exceeded, parameter problem. Extension headers in the quoted packet: not ours. */
-INLINE int icmpv6_is_ours(const __u8 *at, const __u8 *end)
+INLINE int icmpv6_is_ours(const __u8 *at, const __u8 *end, const struct address *sender)
 {
-	struct address source;
+	struct address source, remote;
 	const __u8 *quoted = at + 8;
 
-	if (echo_is_ours(at, end, ECHO_REPLY_V6))
+	if (echo_is_ours(at, end, ECHO_REPLY_V6, sender))
 		return 1;
 	if (quoted + 40 > end || at[0] < 1 || at[0] > 4 || quoted[0] >> 4 != 6)
 		return 0;
 	__builtin_memcpy(&source, quoted + 8, 16);
-	return is_local(&source) && quoted_is_ours(quoted + 40, end, quoted[6]);
+	__builtin_memcpy(&remote, quoted + 24, 16);
+	return is_local(&source) && quoted_is_ours(quoted + 40, end, quoted[6], &remote);
 }
 
-/* Whether the transport header at `at` makes a packet to a local address ours. */
-INLINE int transport_is_ours(const __u8 *at, const __u8 *end, __u32 protocol)
+/* Whether the transport header at `at` makes a packet from `sender` to a local address ours. */
+INLINE int transport_is_ours(const __u8 *at, const __u8 *end, __u32 protocol, const struct address *sender)
 {
 	if (has_ports(protocol))
 		return at + 4 <= end && port_is_ours(protocol, be16(at + 2));
 	if (protocol == ICMP)
-		return icmp_is_ours(at, end);
+		return icmp_is_ours(at, end, sender);
 	if (protocol == ICMPV6)
-		return icmpv6_is_ours(at, end);
+		return icmpv6_is_ours(at, end, sender);
 	return 0;
 }
 
@@ -218,7 +258,7 @@ INLINE int local_is_ours(const __u8 *at, const __u8 *end, const struct datagram 
 
 	if (offset)
 		return bpf_map_lookup_elem(&fragments, datagram) != 0;
-	verdict = transport_is_ours(at, end, datagram->protocol);
+	verdict = transport_is_ours(at, end, datagram->protocol, &datagram->source);
 	if (more && verdict)
 		bpf_map_update_elem(&fragments, datagram, &yes, 0);
 	else if (more)
@@ -304,4 +344,37 @@ int penstock_uplink(struct xdp_md *ctx)
 	else if (be16(data + 12) == 0x86dd)
 		ours = ipv6_is_ours(data + 14, end);
 	return ours ? to_userspace(ctx) : to_kernel();
+}
+
+SEC("tcx/egress")
+int penstock_asked(struct __sk_buff *skb)
+{
+	struct echo echo = {};
+	__u32 at, request;
+	__u8 ip[40], icmp[8];
+	__u64 now;
+
+	if (skb->protocol == ETHERTYPE_IPV4) {
+		if (bpf_skb_load_bytes(skb, 14, ip, 20) || ip[9] != ICMP || (be16(ip + 6) & 0x1fff))
+			return TCX_NEXT;
+		map_v4(&echo.remote, ip + 16);
+		at = 14 + (ip[0] & 15) * 4;
+		request = ECHO_REQUEST;
+	} else if (skb->protocol == ETHERTYPE_IPV6) {
+		if (bpf_skb_load_bytes(skb, 14, ip, 40) || ip[6] != ICMPV6)
+			return TCX_NEXT;
+		__builtin_memcpy(&echo.remote, ip + 24, 16);
+		at = 14 + 40;
+		request = ECHO_REQUEST_V6;
+	} else {
+		return TCX_NEXT;
+	}
+	if (bpf_skb_load_bytes(skb, at, icmp, 8) || icmp[0] != request)
+		return TCX_NEXT;
+	echo.id = be16(icmp + 4);
+	if (port_is_ours(ICMP, echo.id)) {
+		now = bpf_ktime_get_ns();
+		bpf_map_update_elem(&asked, &echo, &now, 0);
+	}
+	return TCX_NEXT;
 }

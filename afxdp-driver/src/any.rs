@@ -26,7 +26,8 @@ pub struct Ended {
 }
 
 impl AnyPort {
-    /// Ends the port on whatever thread; of a device it takes tens of milliseconds (see [`AfXdpPort::finish`]).
+    /// Ends the port on whatever thread but a worker's: it waits until all of it is closed, which takes a device tens of
+    /// milliseconds (see [`AfXdpPort::finish`] and [`MemifPort::finish`]).
     pub fn finish(self) -> Ended {
         match self {
             AnyPort::Xdp(port) => {

@@ -24,12 +24,12 @@ pub(crate) fn live_frames() -> &'static [u8] {
     &LIVE_FRAMES.0
 }
 
-/// Loads one program of an object into the kernel, with those of the object's maps that `wanted` names.
-pub(crate) fn load(elf: &[u8], program: &str, wanted: &[&str]) -> io::Result<Object> {
+/// Loads programs of an object into the kernel, with those of the object's maps that `wanted` names.
+pub(crate) fn load(elf: &[u8], programs: &[&str], wanted: &[&str]) -> io::Result<Object> {
     route_messages();
     let mut open = ObjectBuilder::default().open_memory(elf).map_err(os_error)?;
     for mut candidate in open.progs_mut() {
-        let chosen = candidate.name() == program;
+        let chosen = candidate.name().to_str().is_some_and(|name| programs.contains(&name));
         candidate.set_autoload(chosen);
     }
     for mut map in open.maps_mut() {

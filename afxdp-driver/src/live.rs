@@ -89,7 +89,7 @@ impl LiveFrames {
     pub fn open(device: &str) -> Result<Self, LiveError> {
         let ifindex = nix::net::if_::if_nametoindex(device)
             .map_err(|errno| LiveError::Device { device: device.into(), source: errno.into() })?;
-        let object = bpf::load(bpf::live_frames(), "live_frame", &["runs"]).map_err(LiveError::Load)?;
+        let object = bpf::load(bpf::live_frames(), &["live_frame"], &["runs"]).map_err(LiveError::Load)?;
         Ok(LiveFrames {
             device: device.into(),
             ifindex,

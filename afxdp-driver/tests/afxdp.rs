@@ -12,6 +12,8 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -334,6 +336,89 @@ fn each_queue_of_a_device_has_its_port() {
     // Without its ports the program drops: a pod's packets are never left to the kernel.
     wire.send(&frame(64, 1));
     assert!(eventually(|| program.verdicts().unwrap().no_socket == 1));
+}
+
+/// Regression: such replies came to us always, so that the node's own pings with one of these identifiers had none.
+#[test]
+fn a_reply_goes_to_the_kernel_if_that_has_asked_and_to_us_otherwise() {
+    wired();
+    ip(&format!("addr add 192.0.2.1/24 dev {NEAR}"));
+    ip(&format!("addr add 2001:db8::1/64 dev {NEAR} nodad"));
+    let remotes: [IpAddr; 2] = ["192.0.2.2".parse().unwrap(), "2001:db8::2".parse().unwrap()];
+    for remote in remotes {
+        ip(&format!("neigh add {remote} lladdr 02:00:00:00:00:02 dev {NEAR} nud permanent"));
+    }
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").unwrap();
+    let (mut pool, umem) = pool();
+    let mut port =
+        AfXdpPort::attach(&AttachConfig { steering: Steering::Uplink, ..config(NEAR) }, &umem).unwrap();
+    port.receive(&mut pool, &mut Batch::new(), BATCH_SIZE);
+    let local = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+    port.steering().unwrap().set_local(&local, &[(1, 61_000..=65_535)]).unwrap();
+    let wire = Wire::open(FAR);
+    let verdicts = |port: &AfXdpPort| {
+        let verdicts = port.program().verdicts().unwrap();
+        (verdicts.redirected, verdicts.passed)
+    };
+    let mut wanted = (0, 0);
+    for (remote, own) in remotes.into_iter().zip(local) {
+        let mut check = |id: u16, ours: bool| {
+            wire.send(&echo_reply(remote, own, id));
+            if ours {
+                wanted.0 += 1
+            } else {
+                wanted.1 += 1
+            }
+            assert!(eventually(|| verdicts(&port) == wanted), "{remote} {id}: {:?}", verdicts(&port));
+        };
+        // Nobody has asked that we know of: a pod has.
+        check(62_000, true);
+        check(60_999, false);
+        ask(remote, 62_000);
+        check(62_000, false);
+        check(62_001, true);
+    }
+    port.close(&mut pool);
+    let links = common::output(&format!("ip -d link show dev {NEAR}"));
+    assert!(!links.contains("prog"), "{links}");
+}
+
+/// The kernel asks: an echo request with this identifier. The sysctl is the namespace's, which `/proc/sys` shows.
+fn ask(remote: IpAddr, id: u16) {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, sendto, socket,
+    };
+    let (family, protocol, request, any) = match remote {
+        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, IpAddr::from([0; 4])),
+        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, IpAddr::from([0; 16])),
+    };
+    let socket = socket(family, SockType::Datagram, SockFlag::empty(), protocol).unwrap();
+    let address = |ip, port| SockaddrStorage::from(std::net::SocketAddr::new(ip, port));
+    bind(socket.as_raw_fd(), &address(any, id)).unwrap();
+    let message = [request, 0, 0, 0, 0, 0, 0, 1];
+    sendto(socket.as_raw_fd(), &message, &address(remote, 0), nix::sys::socket::MsgFlags::empty()).unwrap();
+}
+
+/// Checksums are nothing to the program.
+fn echo_reply(from: IpAddr, to: IpAddr, id: u16) -> Vec<u8> {
+    let mut packet = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    let kind = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            packet.extend([0x08, 0x00, 0x45, 0, 0, 28, 0, 1, 0, 0, 64, 1, 0, 0]);
+            packet.extend(from.octets().into_iter().chain(to.octets()));
+            0
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            packet.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 58, 64]);
+            packet.extend(from.octets().into_iter().chain(to.octets()));
+            129
+        }
+        _ => panic!("{from} and {to}"),
+    };
+    packet.extend([kind, 0, 0, 0]);
+    packet.extend(id.to_be_bytes());
+    packet.extend([0, 1]);
+    packet
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! | row | what a packet goes through |
 //! |---|---|
 //! | `full` | parse, flow hit, policy verdict, Service NAT, VXLAN |
+//! | `updated` | as `full`, where the tables have been replaced since its flow's last packet, and say of it what they said |
 //! | `forward` | parse, flow hit, routed to a neighbour |
 //! | `miss` | as `full`, but judged against 10,000 rules and 5,000 Services, and put into the flow table |
 //! | `flood` | as `miss`, where the flow table is full and stays so: each pushes another unreplied flow out |
@@ -71,6 +72,10 @@ fn main() {
                 }
             }
         }
+        let name = format!("updated{six}/16k");
+        if is_wanted(&name) {
+            rows.push(updated(name, &to_services(v6, &SMALL, 16 << 10), &rows));
+        }
         for batch in BATCHES {
             let name = row_name(&format!("forward{six}/16k"), batch);
             if is_wanted(&name) {
@@ -125,6 +130,20 @@ fn hits(name: String, scale: &Scale, packets: &Packets, batch: usize, rows: &[Ro
     let port = port_of(&name, rows);
     let row = row(name, packets.count(), port, || rig.pass());
     assert_eq!(rig.hits_and_misses().1, judged, "every packet was a hit");
+    row
+}
+
+/// Every flow's packet is the first since the tables were replaced.
+fn updated(name: String, packets: &Packets, rows: &[Row]) -> Row {
+    let mut rig = Rig::of(cluster::snapshot_of(&SMALL), packets, BATCHES[0]);
+    rig.pass();
+    let (_, judged) = rig.hits_and_misses();
+    let port = port_of(&name, rows);
+    let row = row(name, packets.count(), port, || {
+        rig.publish();
+        rig.pass()
+    });
+    assert_eq!(rig.hits_and_misses().1, judged, "no flow was judged again");
     row
 }
 

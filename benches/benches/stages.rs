@@ -12,7 +12,7 @@ use afxdp_driver::{HugePages, cpu};
 use benches::cluster::{self, BACKEND_PORT, CLIENT, CLIENT_PORT, SERVICE_PORT};
 use criterion::{Criterion, Throughput, criterion_group};
 use dataplane::flow::{Entry, Key, Table};
-use dataplane::judge::{self, Origin};
+use dataplane::judge::{self, Origin, Past};
 use dataplane::wire::parse::parse;
 use dataplane::wire::{TCP, vxlan};
 use etherparse::PacketBuilder;
@@ -141,8 +141,9 @@ fn services(criterion: &mut Criterion) {
     group.bench_function("route", |bencher| bencher.iter(|| snapshot.tables.routes.lookup(black_box(route))));
     let key = Key::new(query.src, 2000, query.dst, SERVICE_PORT, TCP);
     group.bench_function("whole", |bencher| {
-        bencher
-            .iter(|| judge::decide(&snapshot, black_box(&key), false, Origin::Endpoint(CLIENT_PORT), None));
+        bencher.iter(|| {
+            judge::decide(&snapshot, black_box(&key), false, Origin::Endpoint(CLIENT_PORT), Past::default())
+        });
     });
     group.finish();
 }

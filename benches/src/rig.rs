@@ -8,9 +8,10 @@ use dataplane::counters::WorkerCounters;
 use dataplane::crossing;
 use dataplane::flow::{FlowTables, Table};
 use dataplane::messages::{Command, Event, PortCells};
-use dataplane::publish::Publication;
+use dataplane::publish::{Publication, Publisher};
 use dataplane::snapshot::Snapshot;
 use dataplane::worker::{IdlePolicy, Now, Parts, Worker, WorkerConfig};
+use policy_compiler::compiler::Touched;
 
 use crate::cluster::{self, CLIENT_PORT, PORTS};
 use crate::replay::{Packets, ReplayPort};
@@ -58,6 +59,7 @@ pub struct Rig {
     worker: Worker<ReplayPort>,
     flows: Arc<FlowTables>,
     counters: Arc<WorkerCounters>,
+    publisher: Publisher,
     packets: usize,
     now: Now,
     _control:
@@ -111,10 +113,17 @@ impl Rig {
             worker,
             flows,
             counters,
+            publisher: Publisher::new(publication),
             packets: packets.count(),
             now: Now { seconds: 1, nanos: 0 },
             _control: (commands, told),
         }
+    }
+
+    /// Publishes what is published once more; it touches no flow.
+    pub fn publish(&mut self) {
+        let snapshot = Snapshot::clone(&self.publisher.publication().load());
+        self.publisher.publish_touching(snapshot, &Touched::Addresses(Vec::new()));
     }
 
     /// Every packet once.

@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use policy_compiler::intent::Revocation;
 use policy_compiler::policy::Judgement;
 use policy_compiler::routes::Route;
 use policy_compiler::service::{Resolution, ServiceId, ServiceQuery};
@@ -60,6 +61,15 @@ impl Origin {
     }
 }
 
+/// What a flow that is judged once more has been; by default, a new flow.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Past {
+    /// The backend that it has, of a Service: it stays with it while that serves.
+    pub backend: Option<SocketAddr>,
+    /// Whether its packets pass: then a policy that denies it may say how that takes effect.
+    pub passes: bool,
+}
+
 /// What happens to a flow, and why.
 #[derive(Debug, Clone, Copy)]
 pub struct Decision {
@@ -67,6 +77,9 @@ pub struct Decision {
     pub verdict: Result<(), DropReason>,
     /// What policy says, where it was asked.
     pub judgement: Option<Judgement>,
+    /// What becomes of a flow that has passed until now and is denied by policy: with [`Revocation::Keep`] the verdict is that it is
+    /// forwarded all the same.
+    pub revocation: Revocation,
     /// The Service port, where the destination is one.
     pub service: Option<ServiceId>,
     /// The destination after its translation.
@@ -81,19 +94,13 @@ pub struct Decision {
     pub back: Way,
 }
 
-/// Decides a flow by the key of its first packet. `kept` is the backend that a live flow has: it stays with it while
-/// that serves.
-pub fn decide(
-    snapshot: &Snapshot,
-    key: &Key,
-    v6: bool,
-    origin: Origin,
-    kept: Option<SocketAddr>,
-) -> Decision {
+/// Decides a flow by the key of its first packet.
+pub fn decide(snapshot: &Snapshot, key: &Key, v6: bool, origin: Origin, past: Past) -> Decision {
     let dst = SocketAddr::new(key.dst(v6), key.dst_port());
     let mut decision = Decision {
         verdict: Ok(()),
         judgement: None,
+        revocation: Revocation::default(),
         service: None,
         dst,
         masquerade: None,
@@ -101,7 +108,7 @@ pub fn decide(
         way: Way::NoPort,
         back: way_back(snapshot, key.src(v6), origin),
     };
-    decision.verdict = decide_into(&mut decision, snapshot, key, v6, origin, kept);
+    decision.verdict = decide_into(&mut decision, snapshot, key, v6, origin, past);
     decision
 }
 
@@ -111,7 +118,7 @@ fn decide_into(
     key: &Key,
     v6: bool,
     origin: Origin,
-    kept: Option<SocketAddr>,
+    past: Past,
 ) -> Result<(), DropReason> {
     let (src, protocol) = (key.src(v6), key.protocol());
     // 1. Nobody speaks for somebody else.
@@ -119,7 +126,7 @@ fn decide_into(
         return Err(DropReason::SpoofedSource);
     }
     // 2. A Service is one of its backends.
-    let masquerade = resolve(decision, snapshot, key, src, kept)?;
+    let masquerade = resolve(decision, snapshot, key, src, past.backend)?;
     // 3. Both ends' policies, on the addresses that policies know: source before, destination after translation.
     let policy_port = if matches!(protocol, TCP | UDP | SCTP) { decision.dst.port() } else { 0 };
     let policy = &snapshot.tables.policy;
@@ -128,11 +135,13 @@ fn decide_into(
         Some(_) => policy.judge_translated(src, decision.dst.ip(), protocol, policy_port),
     };
     decision.judgement = Some(judgement);
-    if !judgement.egress.allowed {
-        return Err(DropReason::PolicyEgress);
-    }
-    if !judgement.ingress.allowed {
-        return Err(DropReason::PolicyIngress);
+    if let Some(reason) = denial(&judgement) {
+        if past.passes {
+            decision.revocation = policy.revocation(src, decision.dst.ip(), &judgement);
+        }
+        if !(past.passes && decision.revocation == Revocation::Keep) {
+            return Err(reason);
+        }
     }
     // 4. Where that is. Loopback and the like are nowhere but in a host itself.
     if !may_be_hosts(decision.dst.ip()) {
@@ -153,6 +162,14 @@ fn decide_into(
         decision.masquerade = Some(node_address(snapshot, v6).ok_or(DropReason::NoRoute)?);
     }
     Ok(())
+}
+
+fn denial(judgement: &Judgement) -> Option<DropReason> {
+    match (judgement.egress.allowed, judgement.ingress.allowed) {
+        (false, _) => Some(DropReason::PolicyEgress),
+        (true, false) => Some(DropReason::PolicyIngress),
+        (true, true) => None,
+    }
 }
 
 /// Translates the destination where it is a Service. True where the source is to be translated, too.

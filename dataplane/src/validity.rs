@@ -70,14 +70,15 @@ impl Validity {
 
     /// Whether a judgement of an epoch before this one holds. `addresses` are the flow's as it comes and as it leaves, in the words
     /// of [`Parsed::addresses`](crate::wire::Parsed::addresses): one each for IPv4, four for IPv6.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn holds<const A: usize>(&self, judged: u32, addresses: [&[u64; A]; 2]) -> bool {
         let age = judged.wrapping_sub(self.since);
         if age > self.epoch.wrapping_sub(self.since) {
             return false;
         }
-        let last = addresses.iter().flat_map(|words| places(words)).map(|place| self.touched[place]).max();
-        last.is_some_and(|last| u32::from(last) <= age)
+        let ([a, b], [c, d]) = (places(addresses[0]), places(addresses[1]));
+        let last = |one: usize, other: usize| self.touched[one].max(self.touched[other]);
+        u32::from(last(a, b).max(last(c, d))) <= age
     }
 }
 

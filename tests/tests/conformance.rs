@@ -110,7 +110,7 @@ fn a_wrong_expectation_is_reported_and_ends_with_code_1() {
         );
         assert!(bad.out.contains(&words), "{words}\n{}", bad.out);
     }
-    assert!(bad.out.contains("1 cases: 0 passed, 1 failed, 0 pending; 2 probes"), "{}", bad.out);
+    assert!(bad.out.contains("1 cases: 0 passed, 1 failed, 0 pending, 0 left out; 2 probes"), "{}", bad.out);
 }
 
 #[test]

@@ -76,21 +76,43 @@ impl MemifStatus {
 /// Shared by the hub's owner, its thread and all ports.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    commands: Mutex<Vec<Command>>,
+    /// `None` once the thread has ended.
+    commands: Mutex<Option<Vec<Command>>>,
     bell: Bell,
 }
 
 #[derive(Debug)]
 enum Command {
-    Open { key: Key, interface: Interface, answer: mpsc::Sender<Result<(), MemifError>> },
+    Open {
+        key: Key,
+        interface: Interface,
+        answer: mpsc::Sender<Result<(), MemifError>>,
+    },
     Close(Key),
+    /// Say when all before it is done.
+    Settle(mpsc::Sender<()>),
     Stop,
 }
 
 impl Shared {
+    /// After the thread's end a command is dropped, and with it whoever it was to answer.
     fn tell(&self, command: Command) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        if let Some(commands) = self.commands().as_mut() {
+            commands.push(command);
+        }
         self.bell.ring();
+    }
+
+    /// Waits until the thread has done all that it was told before. Not for a worker.
+    pub(crate) fn settle(&self) {
+        let (settled, wait) = mpsc::channel();
+        self.tell(Command::Settle(settled));
+        // A thread that has ended has closed everything.
+        let _ = wait.recv();
+    }
+
+    fn commands(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the thread look at what ports have reported.
@@ -107,7 +129,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 }
@@ -126,7 +148,7 @@ impl MemifHub {
     pub fn start() -> Result<Self, MemifError> {
         let failed = |operation| move |source| MemifError::Thread { operation, source };
         let bell = Bell::new().map_err(failed("eventfd"))?;
-        let shared = Arc::new(Shared { commands: Mutex::default(), bell });
+        let shared = Arc::new(Shared { commands: Mutex::new(Some(Vec::new())), bell });
         let engine = Engine::new(Arc::clone(&shared));
         let thread = std::thread::Builder::new().name("penstock-memif".into());
         let thread = thread.spawn(move || engine.run()).map_err(failed("starting its thread"))?;
@@ -269,15 +291,13 @@ impl Engine {
     // ------------------------------------------------------------------------------------------ what is wanted
 
     fn obey(&mut self) {
-        let commands = {
-            let mut commands = self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *commands)
-        };
-        for command in commands {
+        let commands = self.shared.commands().as_mut().map(std::mem::take);
+        for command in commands.into_iter().flatten() {
             match command {
                 // Who asked may have gone; then the ports have as well, and it is closed at once.
                 Command::Open { key, interface, answer } => drop(answer.send(self.open(key, interface))),
                 Command::Close(key) => self.close(key),
+                Command::Settle(settled) => drop(settled.send(())),
                 Command::Stop => self.stopping = true,
             }
         }
@@ -485,5 +505,12 @@ impl Engine {
                 self.end(index, &Refusal::Silence { awaited, seconds: PATIENCE.as_secs() });
             }
         }
+    }
+}
+
+impl Drop for Engine {
+    /// By a panic as well: nobody waits for a thread that is no more.
+    fn drop(&mut self) {
+        *self.shared.commands() = None;
     }
 }

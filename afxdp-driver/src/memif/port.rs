@@ -62,9 +62,14 @@ impl MemifPort {
         self.ends.is_some()
     }
 
-    /// Ends the port, on whatever thread; the last one of an interface ends its connection. Answers with its counters.
+    /// Ends the port and answers with its counters. The last one of an interface ends its connection: then a server's
+    /// socket has gone when this returns. It waits for the hub's thread, so it is not for a worker, which has
+    /// [`close`](PacketIo::close).
     pub fn finish(mut self) -> PortCounters {
         self.drop_queue();
+        let hub = Arc::clone(self.lease.shared());
+        drop(self.lease);
+        hub.settle();
         self.counters
     }
 
@@ -182,7 +187,6 @@ impl PacketIo for MemifPort {
         Some(ends.received.fd().as_fd())
     }
 
-    fn close(self, _pool: &mut FramePool) {
-        self.finish();
-    }
+    /// At once; the hub closes the interface of the last port when it comes to it.
+    fn close(self, _pool: &mut FramePool) {}
 }

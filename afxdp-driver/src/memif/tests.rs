@@ -8,7 +8,7 @@ use super::channel::Channel;
 use super::message::{AddRegion, AddRing, Direction, Init, Message, Mode, Text, VERSION};
 use super::shm::{FLAG_NEXT, Memory, RingView};
 use super::*;
-use crate::{Batch, FramePool, HugePages, PacketIo};
+use crate::{Batch, FramePool, HugePages, PacketIo, PortCounters};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -282,6 +282,32 @@ fn a_socket_is_claimed_once_and_an_abandoned_one_taken_over() {
     assert!(hub.open(config).is_err());
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     std::fs::remove_file(&path).unwrap();
+}
+
+/// Before, the socket went some time after the end of its last port had been reported, and mostly was still there.
+#[test]
+fn a_socket_has_gone_when_the_end_of_its_last_port_is_reported() {
+    let path = std::env::temp_dir().join(format!("penstock-memif-{}-end.sock", std::process::id()));
+    let config = MemifConfig { queues: 2, ..MemifConfig::new(path.to_str().unwrap(), MemifRole::Server, 0) };
+    let hub = MemifHub::start().unwrap();
+    for round in 0..100 {
+        let (mut ports, _) = hub.open(config.clone()).unwrap();
+        assert_eq!(ports.pop().unwrap().finish(), PortCounters::default());
+        assert!(path.exists(), "round {round}: one of its ports is left");
+        ports.pop().unwrap().finish();
+        assert!(!path.exists(), "round {round}: none of its ports is left");
+    }
+}
+
+#[test]
+fn a_port_that_outlives_its_hub_ends_at_once() {
+    let path = std::env::temp_dir().join(format!("penstock-memif-{}-orphan.sock", std::process::id()));
+    let hub = MemifHub::start().unwrap();
+    let (mut ports, status) =
+        hub.open(MemifConfig::new(path.to_str().unwrap(), MemifRole::Server, 0)).unwrap();
+    drop(hub);
+    assert!(!path.exists() && !status.is_up(), "all is closed with its hub");
+    ports.pop().unwrap().finish();
 }
 
 /// A client made by hand, to misbehave.

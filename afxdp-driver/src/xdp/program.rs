@@ -31,6 +31,8 @@ struct Inner {
     /// Set once attached; closing it detaches. Dropped before the program.
     link: OnceLock<Link>,
     program: OwnedFd,
+    /// Of an uplink: what notes the kernel's own echoes where the device sends.
+    asked: Option<OwnedFd>,
     sockets: MapHandle,
     verdicts: MapHandle,
     steering: Option<SteeringTable>,
@@ -38,7 +40,9 @@ struct Inner {
 
 #[derive(Debug)]
 struct Link {
-    _fd: OwnedFd,
+    _ingress: OwnedFd,
+    /// That of `asked`.
+    _egress: Option<OwnedFd>,
     native: bool,
 }
 
@@ -103,13 +107,17 @@ impl DeviceProgram {
         let ifindex = nix::net::if_::if_nametoindex(device)
             .map_err(|errno| AttachError::Device { device: device.into(), source: errno.into() })?;
         let failed = |source| AttachError::Load { device: device.into(), source };
-        let (name, maps): (_, &[&str]) = match steering {
-            Steering::All => ("penstock_all", &["xsks", "verdicts"]),
-            Steering::Uplink => {
-                ("penstock_uplink", &["xsks", "verdicts", "ours", "local", "ports", "fragments"])
-            }
+        let (programs, maps): (&[&str], &[&str]) = match steering {
+            Steering::All => (&["penstock_all"], &["xsks", "verdicts"]),
+            Steering::Uplink => (
+                &["penstock_uplink", "penstock_asked"],
+                &["xsks", "verdicts", "ours", "local", "ports", "fragments", "asked"],
+            ),
         };
-        let object = bpf::load(bpf::penstock(), name, maps).map_err(failed)?;
+        let object = bpf::load(bpf::penstock(), programs, maps).map_err(failed)?;
+        let mut programs = programs.iter().map(|name| bpf::program(&object, name).map_err(failed));
+        let program = programs.next().unwrap_or_else(|| Err(failed(io::ErrorKind::NotFound.into())))?;
+        let asked = programs.next().transpose()?;
         let steering = match steering {
             Steering::All => None,
             Steering::Uplink => Some(SteeringTable::of(&object).map_err(failed)?),
@@ -118,7 +126,8 @@ impl DeviceProgram {
             device: device.into(),
             ifindex,
             link: OnceLock::new(),
-            program: bpf::program(&object, name).map_err(failed)?,
+            program,
+            asked,
             sockets: bpf::map(&object, "xsks").map_err(failed)?,
             verdicts: bpf::map(&object, "verdicts").map_err(failed)?,
             steering,
@@ -128,21 +137,25 @@ impl DeviceProgram {
 
     /// Attaches the loaded program.
     pub(super) fn link(&self, mode: XdpMode, busy_retry: Duration) -> Result<(), AttachError> {
-        let native = mode != XdpMode::Generic;
-        let link = match self.link_in(native, busy_retry) {
+        let mut native = mode != XdpMode::Generic;
+        // First: no reply may come to us whose request left before that could be noted.
+        let egress = self.inner.asked.as_ref().and_then(|program| self.link_egress(program));
+        let ingress = match self.link_in(native, busy_retry) {
             Ok(link) => link,
             Err(source) if mode == XdpMode::Auto && !means_occupied(&source) => {
                 tracing::warn!(device = self.inner.device, error = %source, "no native XDP here: using generic mode");
+                native = false;
                 self.link_in(false, busy_retry).map_err(|source| self.refused(false, source))?
             }
             Err(source) => return Err(self.refused(native, source)),
         };
+        let link = Link { _ingress: ingress, _egress: egress, native };
         // Linking twice is a bug of this crate alone; the second link would fail as busy before this.
         let _ = self.inner.link.set(link);
         Ok(())
     }
 
-    fn link_in(&self, native: bool, busy_retry: Duration) -> io::Result<Link> {
+    fn link_in(&self, native: bool, busy_retry: Duration) -> io::Result<OwnedFd> {
         let started = Instant::now();
         loop {
             match self.try_link(native) {
@@ -154,27 +167,44 @@ impl DeviceProgram {
         }
     }
 
-    fn try_link(&self, native: bool) -> io::Result<Link> {
+    fn try_link(&self, native: bool) -> io::Result<OwnedFd> {
+        let flags = if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE };
+        self.create_link(&self.inner.program, libbpf_sys::BPF_XDP, flags)
+    }
+
+    /// Attaches the program that notes the kernel's echoes. Without it the device works.
+    fn link_egress(&self, program: &OwnedFd) -> Option<OwnedFd> {
+        self.create_link(program, libbpf_sys::BPF_TCX_EGRESS, 0)
+            .inspect_err(|error| {
+                tracing::warn!(
+                    device = self.inner.device,
+                    %error,
+                    "no program where the device sends (needs Linux 6.6): the node's own pings whose identifier is \
+                     in the range of [snat] get no reply"
+                );
+            })
+            .ok()
+    }
+
+    fn create_link(
+        &self,
+        program: &OwnedFd,
+        kind: libbpf_sys::bpf_attach_type,
+        flags: u32,
+    ) -> io::Result<OwnedFd> {
         let options = libbpf_sys::bpf_link_create_opts {
             sz: size_of::<libbpf_sys::bpf_link_create_opts>() as libbpf_sys::size_t,
-            flags: if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE },
+            flags,
             ..Default::default()
         };
         let ifindex = self.inner.ifindex as libc::c_int;
         // SAFETY: `options` is initialised, says its own size, and outlives the call; the descriptors are open.
-        let fd = unsafe {
-            libbpf_sys::bpf_link_create(
-                self.inner.program.as_raw_fd(),
-                ifindex,
-                libbpf_sys::BPF_XDP,
-                &options,
-            )
-        };
+        let fd = unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), ifindex, kind, &options) };
         if fd < 0 {
             return Err(io::Error::from_raw_os_error(-fd));
         }
         // SAFETY: the call just made this descriptor, and nobody else knows it.
-        Ok(Link { _fd: unsafe { OwnedFd::from_raw_fd(fd) }, native })
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     fn refused(&self, native: bool, source: io::Error) -> AttachError {

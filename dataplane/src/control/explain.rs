@@ -10,7 +10,7 @@ use policy_compiler::routes::Route;
 use super::history::rule_text;
 use crate::drops::DropReason;
 use crate::flow::Key;
-use crate::judge::{self, Decision, Origin};
+use crate::judge::{self, Decision, Origin, Past};
 use crate::snapshot::{PortIndex, Snapshot, Way};
 
 /// Explains a packet. `devices` are the names of the ports.
@@ -23,7 +23,7 @@ pub(super) fn explain(
     let Some(origin) = judge::origin_of(snapshot, query.src) else { return voice.unheard(query) };
     let v6 = query.src.is_ipv6();
     let key = Key::new(query.src, query.src_port, query.dst, query.dst_port, query.protocol);
-    let decision = judge::decide(snapshot, &key, v6, origin, None);
+    let decision = judge::decide(snapshot, &key, v6, origin, Past::default());
     let mut steps = vec![voice.origin(query.src, origin)];
     steps.extend(voice.service(query, &decision));
     let (mut egress, mut ingress) = (String::new(), String::new());

@@ -120,14 +120,16 @@ impl Flags {
     pub const NAT: Flags = Flags(1 << 9);
     /// The direction of replies.
     pub const REPLY: Flags = Flags(1 << 10);
+    /// With [`Flags::DROP`]: each end is sent a reset (of a TCP connection that was revoked that way).
+    pub const RESET: Flags = Flags(1 << 11);
     /// The destination is a Service's backend (on the forward direction).
     pub const SERVICE: Flags = Flags(1 << 12);
     /// Packets of this direction come by a tunnel or the uplink, never by the port of an endpoint.
     pub const FROM_UPLINK: Flags = Flags(1 << 13);
     /// They come by a tunnel.
     pub const TUNNELLED: Flags = Flags(1 << 14);
-    /// What [`Flags::drop`] sets.
-    const VERDICT: Flags = Flags(Self::DROP.0 | 0xff);
+    /// What [`Flags::drop`] sets, and what goes with it.
+    const VERDICT: Flags = Flags(Self::DROP.0 | Self::RESET.0 | 0xff);
 
     /// The flags of an entry that drops.
     pub fn drop(reason: DropReason) -> Self {

@@ -8,10 +8,11 @@ use afxdp_driver::Frame;
 use super::miss::Renewal;
 use super::{Item, Notice, Pipeline, Turn, rewrite};
 use crate::drops::DropReason;
-use crate::flow::{Flags, Key};
+use crate::flow::{Entry, Flags, Key};
 use crate::judge::{self, Origin};
 use crate::snapshot::{PortIndex, Role, Way};
 use crate::wire::icmp::{self, ErrorKind, Translation};
+use crate::wire::parse::{self, Packet};
 use crate::wire::{L4Kind, TCP, arp, ndp, tcp};
 
 /// Errors that a worker answers with in a second (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4(f)).
@@ -124,6 +125,47 @@ impl Pipeline {
         self.refuse_port(turn, item, frame, DropReason::ServiceReject);
     }
 
+    /// A segment of a connection that policy has revoked, and whose ends are to know. The number in a reset that answers is the one that
+    /// its receiver expects (RFC 5961, section 3.2), so each end takes the one that answers its own segment.
+    #[cold]
+    pub(super) fn answer_with_reset(
+        &mut self,
+        turn: &mut Turn<'_>,
+        item: &Item,
+        mut frame: Frame,
+        reason: DropReason,
+        entry: Entry,
+    ) {
+        let answered = self.answers.take(turn.now.seconds) && tcp::reset_in_place(&mut frame, &item.parsed);
+        self.finish_answer(turn, item, frame, reason, answered, Some(&entry));
+    }
+
+    /// Tells the far end of a connection that is revoked by this segment, of which `entry` says where it would have gone: it may have
+    /// nothing to say, and would never be answered.
+    #[cold]
+    pub(super) fn abort(&mut self, turn: &mut Turn<'_>, item: &Item, frame: &Frame, entry: &Entry) {
+        // The entry's own way out is by number, of a snapshot that has gone.
+        let there = entry.rewritten.dst(item.parsed.v6);
+        let route = turn.snapshot.tables.routes.lookup(there);
+        let Way::Ready(way) = judge::way_to(turn.snapshot, route, there) else { return };
+        let Some(egress) = turn.snapshot.egresses.get(way as usize) else { return };
+        let Some(mut reset) = turn.pool.alloc() else { return };
+        let made = reset.fill(frame)
+            && tcp::abort_in_place(&mut reset, &item.parsed)
+            && match parse::parse(&reset) {
+                Ok(Packet::Ip(parsed)) => {
+                    rewrite::forward(&mut reset, &parsed, entry, egress, item.hash as u32)
+                }
+                _ => false,
+            };
+        if !made {
+            turn.pool.free(reset);
+            return;
+        }
+        self.tally.generated += 1;
+        self.emit(turn, egress.port, egress.worker, reset);
+    }
+
     /// As a host refuses where nobody listens: TCP by a reset, the rest by "port unreachable".
     fn refuse_port(&mut self, turn: &mut Turn<'_>, item: &Item, mut frame: Frame, reason: DropReason) {
         let parsed = &item.parsed;
@@ -133,7 +175,7 @@ impl Pipeline {
             } else {
                 icmp::error_in_place(&mut frame, parsed, ErrorKind::PortUnreachable, parsed.dst())
             };
-        self.finish_answer(turn, item, frame, reason, answered);
+        self.finish_answer(turn, item, frame, reason, answered, None);
     }
 
     /// Ends a packet with an error to its source.
@@ -151,7 +193,7 @@ impl Pipeline {
         let from = own.unwrap_or_else(|| judge::gateway_address(turn.snapshot, v6));
         let answered =
             self.answers.take(turn.now.seconds) && icmp::error_in_place(&mut frame, &item.parsed, kind, from);
-        self.finish_answer(turn, item, frame, reason, answered);
+        self.finish_answer(turn, item, frame, reason, answered, None);
     }
 
     fn finish_answer(
@@ -161,13 +203,14 @@ impl Pipeline {
         frame: Frame,
         reason: DropReason,
         answered: bool,
+        entry: Option<&Entry>,
     ) {
         if !answered {
-            return self.end(turn, item, frame, reason, None);
+            return self.end(turn, item, frame, reason, entry);
         }
         self.tally.drop(reason);
         if turn.snapshot.watch_drops {
-            self.record(turn, item, reason, None);
+            self.record(turn, item, reason, entry);
         }
         self.send_back(turn, item, frame);
     }

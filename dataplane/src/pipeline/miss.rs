@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use afxdp_driver::Frame;
+use policy_compiler::intent::Revocation;
 use policy_compiler::policy::RuleId;
 use policy_compiler::routes::Route;
 
@@ -11,11 +12,11 @@ use crate::drops::DropReason;
 use crate::flow::entry::NO_PARTNER;
 use crate::flow::state::Standing;
 use crate::flow::{Entry, Flags, Found, Key};
-use crate::judge::{self, Decision, Origin};
+use crate::judge::{self, Decision, Origin, Past};
 use crate::snapshot::{EgressIndex, Role, Way};
 use crate::wire::checksum::transport_ok;
 use crate::wire::icmp::ErrorKind;
-use crate::wire::{L4Kind, tcp};
+use crate::wire::{L4Kind, TCP, tcp};
 
 /// Source ports tried for a masqueraded flow: at half of the range in use, all of them miss once in 2^256 flows.
 const PORT_TRIES: u16 = 256;
@@ -35,7 +36,12 @@ impl Pipeline {
         }
         self.tally.misses += 1;
         match self.renew(turn, item, found) {
-            Renewal::Holds(entry) => self.replay(turn, item, frame, &Found { entry, ..found }),
+            Renewal::Holds(entry) => {
+                if entry.flags.has(Flags::RESET) && !found.entry.flags.has(Flags::DROP) {
+                    self.abort(turn, item, &frame, &found.entry);
+                }
+                self.replay(turn, item, frame, &Found { entry, ..found });
+            }
             Renewal::NoWay(reason) => self.park(turn, item, frame, reason),
             Renewal::Over if found.entry.flags.has(Flags::REPLY) => {
                 self.forget(item.parsed.v6, found.slot);
@@ -64,7 +70,8 @@ impl Pipeline {
         if item.parsed.kind == L4Kind::Tcp && item.parsed.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             return self.end(turn, item, frame, DropReason::TcpInvalid, None);
         }
-        let decision = judge::decide(turn.snapshot, &item.key(), item.parsed.v6, item.origin, None);
+        let decision =
+            judge::decide(turn.snapshot, &item.key(), item.parsed.v6, item.origin, Past::default());
         match decision.verdict {
             Ok(()) => self.admit(turn, item, frame, &decision),
             Err(reason) => self.deny(turn, item, frame, &decision, reason),
@@ -167,7 +174,8 @@ impl Pipeline {
         let (key, rewritten) = (forward.entry.key, forward.entry.rewritten);
         let backend = SocketAddr::new(rewritten.dst(v6), rewritten.dst_port());
         let kept = forward.entry.flags.has(Flags::SERVICE).then_some(backend);
-        let decision = judge::decide(turn.snapshot, &key, v6, origin, kept);
+        let past = Past { backend: kept, passes: !forward.entry.flags.has(Flags::DROP) };
+        let decision = judge::decide(turn.snapshot, &key, v6, origin, past);
         let epoch = turn.snapshot.epoch();
         match decision.verdict {
             Err(DropReason::ServiceReject | DropReason::ServiceDrop) => return Renewal::Over,
@@ -176,8 +184,9 @@ impl Pipeline {
                 return Renewal::Over;
             }
             Err(reason) => {
+                let denial = denial(&key, &decision, reason, forward.entry.flags);
                 for entry in [&mut forward.entry, &mut reply.entry] {
-                    entry.flags = entry.flags.forwarding().with(Flags::drop(reason));
+                    entry.flags = entry.flags.forwarding().with(denial);
                     entry.rule = rule_of(&decision, reason).0;
                     entry.epoch = epoch;
                 }
@@ -418,6 +427,16 @@ fn origin_of_flow(turn: &Turn<'_>, item: &Item, forward: &Entry, is_reply: bool)
     };
     let port = judge::port_of(turn.snapshot, Role::Uplink)?;
     Some(Origin::Tunnel { port, node })
+}
+
+/// The verdict's flags on a flow that was judged again and is dropped for `reason`; `before` are those of its first direction. A
+/// reset that is due stays so.
+fn denial(key: &Key, decision: &Decision, reason: DropReason, before: Flags) -> Flags {
+    let revoked =
+        !before.has(Flags::DROP) && decision.revocation == Revocation::Reset && key.protocol() == TCP;
+    let resets = revoked || before.has(Flags::RESET);
+    let by_policy = matches!(reason, DropReason::PolicyEgress | DropReason::PolicyIngress);
+    Flags::drop(reason).with(if by_policy && resets { Flags::RESET } else { Flags::default() })
 }
 
 /// The key of a denied packet as policies were asked of it.

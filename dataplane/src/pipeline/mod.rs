@@ -413,6 +413,9 @@ impl Pipeline {
         self.touch(item, found.slot, turn.now.seconds);
         if entry.flags.has(Flags::DROP) || entry.flags.has(Flags::FROM_UPLINK) != item.origin.is_outside() {
             let reason = entry.flags.drop_reason().unwrap_or(DropReason::SpoofedSource);
+            if entry.flags.has(Flags::RESET) {
+                return self.answer_with_reset(turn, item, frame, reason, *entry);
+            }
             return self.end_by(turn, item, frame, reason, *entry);
         }
         let Some(egress) = turn.snapshot.egresses.get(entry.egress as usize) else {

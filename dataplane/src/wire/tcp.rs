@@ -30,12 +30,35 @@ pub fn reset_in_place(frame: &mut Frame, parsed: &Parsed) -> bool {
     }
     let Some(header) = reset_header(frame, parsed) else { return false };
     let ip = Header { src: parsed.dst(), dst: parsed.src(), protocol: TCP, ttl: OUR_TTL, class: 0 };
-    let Some(l4) = ip.len().map(|length| ETHERNET_LEN + length) else { return false };
-    if !frame.resize(l4 + header.len()) || !swap_macs(frame) {
+    write_segment(frame, &ip, &header) && swap_macs(frame)
+}
+
+/// Turns a segment into the reset by which its sender gives the connection up (RFC 9293, section 3.10.5), to go the segment's way: with
+/// the segment's sequence number, which is what the receiver expects where none before it is missing. Extension headers, options
+/// and data are left out; the MAC addresses stay. False, and nothing changed, for a reset, a fragment and another protocol.
+#[must_use]
+pub fn abort_in_place(frame: &mut Frame, parsed: &Parsed) -> bool {
+    if parsed.kind != L4Kind::Tcp || parsed.tcp_flags & RST != 0 || parsed.fragment & FRAGMENT != 0 {
         return false;
     }
-    let check = ip.transport_check(&header);
-    ip.write(frame, header.len()) && put(frame, l4, &header) && put(frame, l4 + 16, &check.to_be_bytes())
+    let numbers = parsed.l4 as usize..parsed.l4 as usize + 12;
+    let Some(Ok(numbers)) = frame.get(numbers).map(<[u8; 12]>::try_from) else { return false };
+    let mut header = [0; 20];
+    header[..12].copy_from_slice(&numbers);
+    header[12] = 5 << 4;
+    header[13] = RST | parsed.tcp_flags & ACK;
+    let ip = Header { src: parsed.src(), dst: parsed.dst(), protocol: TCP, ttl: parsed.ttl, class: 0 };
+    write_segment(frame, &ip, &header)
+}
+
+/// Replaces all of a packet but the MAC addresses by a TCP header under `ip`.
+fn write_segment(frame: &mut Frame, ip: &Header, header: &[u8; 20]) -> bool {
+    let Some(l4) = ip.len().map(|length| ETHERNET_LEN + length) else { return false };
+    let check = ip.transport_check(header);
+    frame.resize(l4 + header.len())
+        && ip.write(frame, header.len())
+        && put(frame, l4, header)
+        && put(frame, l4 + 16, &check.to_be_bytes())
 }
 
 /// The reset's TCP header, without a check yet.

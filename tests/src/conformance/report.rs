@@ -31,11 +31,17 @@ impl Outcome {
         self.failures.is_empty() && self.pending.is_none() && self.probes > 0
     }
 
+    /// Whether none of its probes can be asked this way: neither passed nor failed.
+    pub fn is_left_out(&self) -> bool {
+        self.failures.is_empty() && self.pending.is_none() && self.probes == 0 && self.left_out > 0
+    }
+
     /// `pass`, `pending`, or how many probes failed.
     fn word(&self) -> String {
         match (&self.pending, self.failures.len()) {
             (Some(_), _) => "pending".to_owned(),
-            (None, 0) if self.probes == 0 => "nothing asked".to_owned(),
+            (None, 0) if self.is_left_out() => "left out".to_owned(),
+            (None, 0) if self.probes == 0 => "FAIL (asks nothing)".to_owned(),
             (None, 0) => "pass".to_owned(),
             (None, failed) => format!("FAIL ({failed})"),
         }
@@ -47,8 +53,10 @@ impl Outcome {
 pub struct Sums {
     /// Cases that passed.
     pub passed: usize,
-    /// Cases of which a probe failed.
+    /// Cases of which a probe failed, or that ask nothing.
     pub failed: usize,
+    /// Cases none of whose probes can be asked this way.
+    pub cases_left_out: usize,
     /// Cases not run, because a kind of object is not used yet.
     pub pending: usize,
     /// Probes asked.
@@ -63,7 +71,9 @@ pub fn sums(outcomes: &[Outcome]) -> Sums {
     for outcome in outcomes {
         sums.passed += usize::from(outcome.passed());
         sums.pending += usize::from(outcome.pending.is_some());
-        sums.failed += usize::from(outcome.pending.is_none() && !outcome.passed());
+        sums.cases_left_out += usize::from(outcome.is_left_out());
+        let settled = outcome.passed() || outcome.is_left_out() || outcome.pending.is_some();
+        sums.failed += usize::from(!settled);
         sums.probes += outcome.probes;
         sums.left_out += outcome.left_out;
     }
@@ -88,11 +98,11 @@ pub fn print(outcomes: &[Outcome], how: &str) -> String {
             let _ = writeln!(out, "FAILED: {}: {failure}", outcome.case);
         }
     }
-    let Sums { passed, failed, pending, probes, left_out } = sums(outcomes);
+    let Sums { passed, failed, cases_left_out, pending, probes, left_out } = sums(outcomes);
     let took: f64 = outcomes.iter().map(|outcome| outcome.took.as_secs_f64()).sum();
     let _ = write!(
         out,
-        "{how}: {} cases: {passed} passed, {failed} failed, {pending} pending; {probes} probes, {left_out} left out; {took:.1} s",
+        "{how}: {} cases: {passed} passed, {failed} failed, {pending} pending, {cases_left_out} left out; {probes} probes, {left_out} left out; {took:.1} s",
         outcomes.len()
     );
     out
@@ -126,17 +136,19 @@ mod tests {
         let bad =
             Outcome { case: "bad".into(), probes: 3, failures: vec!["no".into()], ..Outcome::default() };
         let waits = Outcome { case: "waits".into(), pending: Some("a kind".into()), ..Outcome::default() };
-        let empty = Outcome { case: "empty".into(), left_out: 2, ..Outcome::default() };
-        assert!(good.passed() && !bad.passed() && !waits.passed() && !empty.passed());
-        let outcomes = [good, bad, waits, empty];
-        assert_eq!(sums(&outcomes), Sums { passed: 1, failed: 2, pending: 1, probes: 6, left_out: 2 });
+        let empty = Outcome { case: "empty".into(), ..Outcome::default() };
+        let other = Outcome { case: "other".into(), left_out: 2, ..Outcome::default() };
+        assert!(good.passed() && !bad.passed() && !waits.passed() && !empty.passed() && !other.passed());
+        let outcomes = [good, bad, waits, empty, other];
+        let expected = Sums { passed: 1, failed: 2, cases_left_out: 1, pending: 1, probes: 6, left_out: 2 };
+        assert_eq!(sums(&outcomes), expected);
         let printed = print(&outcomes, "offline");
         for part in [
             "FAIL (1)",
-            "nothing asked",
+            "FAIL (asks nothing)",
             "note: a kind (waits)",
             "FAILED: bad: no",
-            "offline: 4 cases: 1 passed, 2 failed, 1 pending; 6 probes, 2 left out",
+            "offline: 5 cases: 1 passed, 2 failed, 1 pending, 1 left out; 6 probes, 2 left out",
         ] {
             assert!(printed.contains(part), "{part:?} is not in\n{printed}");
         }

@@ -12,6 +12,8 @@ use crate::traffic::{Outcome, icmp};
 
 /// Payloads of datagrams that fit the pods' links and not the tunnel, or neither.
 const LARGE: [usize; 3] = [1440, 1460, 4000];
+/// Some of the ICMP identifiers that masqueraded pings have: the first, one in between, the last.
+const SNAT_IDS: [u16; 3] = [61_000, 63_210, 65_535];
 /// How often such a datagram is tried: each ICMP error teaches the sender's kernel, and costs one.
 const TRIES: usize = 4;
 
@@ -61,6 +63,14 @@ pub fn show(stage: &Stage, checks: &mut Checks) {
         }
         for address in cluster.node_b.site.addresses() {
             pinged(&cluster.node_a.site.namespace, address, 1400)?;
+        }
+        // The kernel takes any identifier, those of masqueraded pings as well.
+        for address in cluster.host.addresses().into_iter().chain(cluster.node_b.site.addresses()) {
+            for id in SNAT_IDS {
+                let reply = icmp::ping_as(&cluster.node_a.site.namespace, id, address, 1400, None, PATIENCE);
+                ensure!(reply.is_ok(), "ping {address} from node-a with identifier {id}: {reply:?}");
+            }
+            pinged(&cluster.web_a.namespace, address, 56)?;
         }
         Ok("the plain host and the nodes' kernels reach each other past penstockd".to_owned())
     });

@@ -14,7 +14,7 @@ use benches::cluster::{self, BACKEND_PORT, CLIENT, CLIENT_PORT, SERVICE_PORT, SM
 use benches::replay::Packets;
 use benches::rig::{Bare, Rig};
 use dataplane::flow::{Entry, Key, Table};
-use dataplane::judge::{self, Origin};
+use dataplane::judge::{self, Origin, Past};
 use dataplane::wire::TCP;
 use dataplane::wire::parse::parse;
 use dataplane::wire::vxlan::{self, Inside};
@@ -231,7 +231,7 @@ fn decisions() -> usize {
     repeat(|number| {
         let service = cluster::service_address(5).into();
         let key = Key::new(CLIENT.into(), number as u16, service, SERVICE_PORT, TCP);
-        judge::decide(&snapshot, &key, false, Origin::Endpoint(CLIENT_PORT), None)
+        judge::decide(&snapshot, &key, false, Origin::Endpoint(CLIENT_PORT), Past::default())
     })
 }
 

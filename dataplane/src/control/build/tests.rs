@@ -4,7 +4,7 @@ use policy_compiler::tables::Capacity;
 use super::*;
 use crate::drops::DropReason;
 use crate::flow::Key;
-use crate::judge::{self, Origin};
+use crate::judge::{self, Origin, Past};
 
 const SETTINGS: Settings = Settings {
     gateway_v4: Ipv4Addr::new(169, 254, 1, 1),
@@ -123,7 +123,7 @@ fn a_pod_that_is_not_compiled_yet_is_closed() {
         (Origin::Endpoint(0), Origin::Endpoint(1), Origin::Tunnel { port: 2, node: 1 });
     let ask = |snapshot: &Snapshot, src: &str, dst: &str, origin| {
         let key = Key::new(ip(src), 40_000, ip(dst), 80, 6);
-        judge::decide(snapshot, &key, false, origin, None).verdict
+        judge::decide(snapshot, &key, false, origin, Past::default()).verdict
     };
     let before = build(&ports);
     for dst in ["10.1.0.1", "10.2.0.1", "198.51.100.1", "172.30.0.1"] {

@@ -17,6 +17,7 @@ mod generations;
 mod packets;
 mod paths;
 mod properties;
+mod revocation;
 mod rows;
 mod seen;
 mod updates;

@@ -46,6 +46,35 @@ fn resets_as_rows() {
 }
 
 #[test]
+fn an_abort_goes_the_segments_way_with_its_numbers() {
+    for (flags, expected) in [(SYN, RST), (ACK, RST | ACK), (FIN | ACK, RST | ACK), (SYN | ACK, RST | ACK)] {
+        for v6 in [false, true] {
+            for options in [0, 2] {
+                let (bytes, parsed) =
+                    Spec { options, padding: 3, ..between(v6, tcp(flags), b"data") }.frame();
+                let (_pool, mut frame) = frame_of(&bytes);
+                assert!(abort_in_place(&mut frame, &parsed));
+                let abort = parsed_of(&frame);
+                assert_eq!((abort.src(), abort.dst()), (parsed.src(), parsed.dst()));
+                assert_eq!((abort.src_port, abort.dst_port), (40_000, 80));
+                assert_eq!((abort.tcp_flags, abort.ttl), (expected, parsed.ttl));
+                let l4 = abort.l4 as usize;
+                assert_eq!(frame[l4 + 4..l4 + 12], [1, 2, 3, 4, 0x0a, 0x0b, 0x0c, 0x0d]);
+                assert_eq!(frame[..12], bytes[..12]);
+                assert_eq!((frame.len(), abort.end()), (l4 + 20, l4 + 20));
+                assert!(transport_ok(&frame, &abort));
+            }
+        }
+    }
+    for spec in [between(false, tcp(RST), b""), between(false, build::udp(), b"")] {
+        let (bytes, parsed) = spec.frame();
+        let (_pool, mut frame) = frame_of(&bytes);
+        assert!(!abort_in_place(&mut frame, &parsed));
+        assert_eq!(frame[..], bytes);
+    }
+}
+
+#[test]
 fn what_is_never_reset() {
     let (bytes, parsed) = between(false, tcp(RST), b"").frame();
     let (_pool, mut frame) = frame_of(&bytes);

@@ -34,6 +34,7 @@ mod probe;
 const NO_SCTP: &str = "SCTP is left out on the wire: this kernel has none; offline it is asked";
 
 /// A laboratory that runs cases, one after the other. What two have in common stays.
+#[derive(Debug)]
 pub struct Wire {
     stage: Option<Stage>,
     tag: &'static str,
@@ -41,6 +42,7 @@ pub struct Wire {
 }
 
 /// What stands, and who listens and watches there. Those go first.
+#[derive(Debug)]
 struct Stage {
     echoes: Echoes,
     drops: Drops,
