@@ -263,12 +263,9 @@ async fn datagrams(socket: UdpSocket, message: &[u8], is_reply: impl Fn(&[u8]) -
     let mut buffer = [0_u8; 2 * 1024];
     loop {
         socket.send(message).await?;
-        match tokio::time::timeout(AGAIN, socket.recv(&mut buffer)).await {
-            Ok(length) => {
-                let reply = &buffer[..length?];
-                return if is_reply(reply) { Ok(()) } else { Err(stranger(reply)) };
-            }
-            Err(_) => {}
+        if let Ok(length) = tokio::time::timeout(AGAIN, socket.recv(&mut buffer)).await {
+            let reply = &buffer[..length?];
+            return if is_reply(reply) { Ok(()) } else { Err(stranger(reply)) };
         }
     }
 }
