@@ -102,8 +102,10 @@ fn parse(text: &str) -> Result<Written> {
     let yaml = serde_norway::Deserializer::from_str(text);
     // The path leads to the field; the problem has line and column.
     serde_path_to_error::deserialize(yaml).map_err(|error| {
-        let path = error.path().to_string();
-        anyhow::anyhow!("{path}: {}", error.inner())
+        let (path, problem) = (error.path().to_string(), error.inner().to_string());
+        // The reader of YAML names the path of some problems by itself, and of others does not.
+        let named = path == "." || problem.starts_with(&path);
+        anyhow::anyhow!(if named { problem } else { format!("{path}: {problem}") })
     })
 }
 

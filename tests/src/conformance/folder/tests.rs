@@ -110,7 +110,7 @@ fn a_malformed_case_is_refused_with_file_and_field() {
             "steps[0]: refused: a part is empty",
         ),
         ("", "missing field `about`"),
-        ("about: [", "did not find expected"),
+        ("about: [", "case.yaml: about: invalid type: sequence, expected a string at line 1"),
     ];
     for (text, expected) in rows {
         let error = format!("{:#}", load_texts(text, OBJECTS).unwrap_err());
