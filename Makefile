@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 # What the tests judge against where it is at hand: expectations that others recorded (see docs/testing.md).
 CONFORMANCE ?= ../shared/conformance
 
-.PHONY: help demo test test-offline bench bench-updates bench-peers bench-memif bench-compare bounds bounds-renew readme-figures readme-figures-check lint deny fmt build build-release deps clean-lab
+.PHONY: help demo test test-offline conformance conformance-wire bench bench-updates bench-peers bench-memif bench-compare bounds bounds-renew readme-figures readme-figures-check lint deny fmt build build-release deps clean-lab
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
@@ -23,7 +23,13 @@ test: deps build ## every test, those in network namespaces included (root)
 
 test-offline: ## what needs no root: everything but the network namespaces
 	$(with-conformance) cargo test --workspace --exclude tests --exclude afxdp-driver
-	cargo test -p tests --lib --test layering
+	$(with-conformance) cargo test -p tests --lib --test layering --test conformance
+
+conformance: ## conformance cases through the tables: our own, and others' where they are at hand (CASES="PATH…" ARGS="--filter ports")
+	cargo run --quiet -p tests --bin conformance -- $(ARGS) $(CASES)
+
+conformance-wire: deps build ## the same on real packets, of others' a sample of every kind (root)
+	cargo run --quiet -p tests --bin conformance -- --wire --sample $(ARGS) $(CASES)
 
 bench: ## criterion: parse, flow look-up, policy, Maglev, the whole turn of a worker
 	cargo bench -p benches
@@ -82,7 +88,10 @@ deps: ## install what is missing: Debian packages, the BPF file system, Rust com
 	@deploy/deps.sh build lab
 
 clean-lab: ## remove namespaces of runs that were killed (each next run does so by itself)
-	@for name in $$(ip netns list | awk '/^penstock-(demo|it|harness|bench|peers|memif|pktgen)/ {print $$1}'); do \
+	@for name in $$(ip netns list | awk '/^penstock-(demo|it|conf|wire|harness|bench|peers|memif|pktgen)/ {print $$1}'); do \
 	  ip netns pids $$name | xargs -r kill -9; ip netns del $$name && echo "removed $$name"; done
+
+# Our own cases, and others' where they are at hand.
+CASES ?= tests/cases $(wildcard $(CONFORMANCE)/netpol/*.json)
 
 with-conformance = $(if $(wildcard $(CONFORMANCE)),PENSTOCK_CONFORMANCE=$(abspath $(CONFORMANCE)))

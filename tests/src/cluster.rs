@@ -147,7 +147,12 @@ impl Cluster {
 }
 
 impl Node {
-    fn make(lab: &Lab, name: &str, addresses: (Ipv4Addr, Ipv6Addr), core: usize) -> Result<Self> {
+    /// Makes the namespace and link of a node on the lab's underlay; starts nothing yet. Its worker is to run on CPU
+    /// `core`, of those that there are.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn make(lab: &Lab, name: &str, addresses: (Ipv4Addr, Ipv6Addr), core: usize) -> Result<Self> {
         let site = lab.site(name, addresses.0, addresses.1)?;
         let config = lab.folder().join(format!("{name}.toml"));
         let socket = lab.folder().join(format!("{name}.sock"));

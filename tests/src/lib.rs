@@ -15,6 +15,7 @@
 //! * [`interrupt`]: SIGINT and SIGTERM leave nothing behind.
 //! * [`memif`]: DPDK's testpmd at the other end of a memif.
 //! * [`demo`]: what `make demo` shows; its chapters are the root tests' too.
+//! * [`conformance`]: cases in folders, run offline and on packets.
 //! * [`mod@bench`]: penstockd against DPDK, the kernel and Open vSwitch on veth.
 //!
 //! It is not for: packets of our own making (see `pktgen`), nor for anything that runs in production. Everything here
@@ -27,6 +28,7 @@ use anyhow::{Result, bail};
 
 pub mod bench;
 pub mod cluster;
+pub mod conformance;
 pub mod daemon;
 pub mod demo;
 pub mod generator;

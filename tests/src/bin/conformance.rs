@@ -1,0 +1,7 @@
+//! The conformance runner: see [`tests::conformance::command`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tests::conformance::command::main()
+}
