@@ -173,7 +173,7 @@ impl<const WORDS: usize> Table<WORDS> {
         let other_epoch = before >> 32 ^ u64::from(validity.epoch());
         let differs = key.iter().zip(addresses).fold(key_ports ^ ports, |all, (a, b)| all | (a ^ b));
         let says = unsteady | other_epoch | differs == 0
-            || unsteady | differs == 0 && upheld(line, before, [&key, &rewritten], validity);
+            || unsteady | differs == 0 && upheld::<WORDS, A>(line, before, validity);
         says.then_some(Hit {
             activity: line.activity(),
             answer,
@@ -505,17 +505,23 @@ fn is_for<const WORDS: usize>(words: &[u64; WORDS], key: &Key) -> bool {
     (0..addresses).fold(ports, |other, index| other | words[4 + index] ^ key.addresses[index]) == 0
 }
 
-/// Whether a line, judged in another epoch, holds. Of so many packets that find it does, one has the line take the new epoch:
+/// Whether a line that was seen with this first word, of another epoch, holds. It is looked at once more here: what
+/// [`Table::hit`] has of it stays in registers. Of so many packets that find it does, one has the line take the new epoch:
 /// tables may change more often than a flow has packets, and to write is dear.
 #[inline(never)]
 fn upheld<const WORDS: usize, const A: usize>(
     line: Line<'_, WORDS>,
     first: u64,
-    addresses: [&[u64; A]; 2],
     validity: &Validity,
 ) -> bool {
     const SELDOM: u32 = 8;
-    let holds = validity.holds((first >> 32) as u32, addresses);
+    let (again, unsteady, (key, rewritten)) = line.glance(|line| {
+        let key: [u64; A] = std::array::from_fn(|index| line.word(4 + index));
+        let rewritten: [u64; A] = std::array::from_fn(|index| line.word(5 + A + index));
+        (key, rewritten)
+    });
+    let is_the_same = again ^ first | unsteady == 0;
+    let holds = is_the_same && validity.holds((first >> 32) as u32, [&key, &rewritten]);
     if holds && Activity::decode(line.activity().load(Ordering::Relaxed)).packets.is_multiple_of(SELDOM) {
         line.renew(first, validity.epoch());
     }
