@@ -148,6 +148,10 @@ pub(crate) fn story_text(story: &Story) -> String {
                 let decides = ruling.rule == format!("{} {}", policy.policy, rule.rule);
                 let said = match &rule.mismatch {
                     Some(mismatch) => format!("no: {mismatch}"),
+                    None if decides && rule.unknown_peer => {
+                        "decides: the other end is in a pod range and no known pod's, and may be meant"
+                            .to_owned()
+                    }
                     None if decides => "matches and decides".to_owned(),
                     None if rule.action == Action::Pass => "matches: not for this tier to decide".to_owned(),
                     None => "would match, too".to_owned(),
