@@ -346,12 +346,17 @@ impl PolicyTable {
         if subject == 0 {
             return Decision::DEFAULT_ALLOW;
         }
-        let rules = &*self.rules;
-        let list = rules.subjects.get(subject as usize).and_then(|subject| {
-            let number = rules.rows.number(subject.row, class)?;
-            rules.lists.get((subject.first_list + number) as usize)
-        });
-        list.map_or(Decision::NO_RULE, |list| rules.ports.decision(*list, key))
+        self.rules.list(subject, class).map_or(Decision::NO_RULE, |list| self.rules.ports.decision(list, key))
+    }
+}
+
+impl Rules {
+    /// The number of the port list by which a subject's policies judge a class of peers.
+    #[inline]
+    fn list(&self, subject: u32, class: u32) -> Option<u32> {
+        let subject = self.subjects.get(subject as usize)?;
+        let number = self.rows.number(subject.row, class)?;
+        self.lists.get((subject.first_list + number) as usize).copied()
     }
 }
 

@@ -73,12 +73,7 @@ impl PolicyTable {
         if subject == 0 {
             return ListId::OPEN;
         }
-        let rules = &*self.rules;
-        let list = rules.subjects.get(subject as usize).and_then(|subject| {
-            let number = rules.rows.number(subject.row, class)?;
-            rules.lists.get((subject.first_list + number) as usize)
-        });
-        list.map_or(ListId::MISSING, |list| ListId(*list))
+        self.rules.list(subject, class).map_or(ListId::MISSING, ListId)
     }
 
     /// Every list, in the order of [`ListId::index`].
