@@ -131,15 +131,11 @@ impl fmt::Display for Exempt {
 
 /// Explains what `policy`, compiled from `intent`, says of `packet`, whose destination a Service has chosen where `translated`.
 pub fn explain(intent: &Intent, policy: &PolicyTable, packet: &Packet, translated: bool) -> Explanation {
-    let known = Known { intent, policy, packet, translated };
+    let ends = [packet.src, packet.dst].map(|address| Whose::of(intent, address));
+    let known = Known { intent, policy, packet, translated, ends };
     let verdict =
         if translated { Verdict::of_translated(policy, packet) } else { Verdict::of(policy, packet) };
-    Explanation {
-        packet: *packet,
-        verdict,
-        source: known.end(packet.src, packet.dst, false),
-        destination: known.end(packet.dst, packet.src, true),
-    }
+    Explanation { packet: *packet, verdict, source: known.end(false), destination: known.end(true) }
 }
 
 struct Known<'a> {
@@ -147,12 +143,44 @@ struct Known<'a> {
     policy: &'a PolicyTable,
     packet: &'a Packet,
     translated: bool,
+    /// The source and the destination.
+    ends: [Whose<'a>; 2],
+}
+
+/// An end's address, and whose it is.
+struct Whose<'a> {
+    address: IpAddr,
+    /// The endpoint that policies may select.
+    endpoint: Option<&'a Endpoint>,
+    /// The node whose address it is, or that of a hostNetwork pod.
+    host: Option<&'a str>,
+    /// Nobody is known to have it, and a node's pods may.
+    is_stranger: bool,
+}
+
+impl<'a> Whose<'a> {
+    fn of(intent: &'a Intent, address: IpAddr) -> Self {
+        let (hosts, pods): (Vec<&Endpoint>, Vec<&Endpoint>) = intent
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.addresses.contains(&address))
+            .partition(|endpoint| endpoint.host_network);
+        let endpoint = pods.first().copied();
+        let node = intent.nodes.iter().find(|node| node.addresses.contains(&address));
+        let host = node.map(|node| &node.name).or(hosts.first().map(|host| &host.node)).map(String::as_str);
+        let mut ranges = intent.nodes.iter().flat_map(|node| &node.pod_cidrs);
+        let is_stranger =
+            endpoint.is_none() && host.is_none() && ranges.any(|range| range.contains(&address));
+        Whose { address, endpoint, host, is_stranger }
+    }
 }
 
 impl<'a> Known<'a> {
-    fn end(&self, address: IpAddr, peer: IpAddr, ingress: bool) -> End {
-        let exempt = self.exempt(address, peer);
-        let endpoint = self.endpoint(address);
+    fn end(&self, ingress: bool) -> End {
+        let [source, destination] = &self.ends;
+        let (own, peer) = if ingress { (destination, source) } else { (source, destination) };
+        let exempt = self.exempt(own, peer);
+        let endpoint = own.endpoint;
         // An end that is not isolated from the other one is still asked its rules.
         let asked = !matches!(exempt, Some(Exempt::Itself | Exempt::Host | Exempt::Outside));
         let policies =
@@ -166,17 +194,17 @@ impl<'a> Known<'a> {
                 rules: rules.map(|rule| self.asked(rule, peer, ingress)).collect(),
             }
         };
-        End { who: self.who(address), exempt, policies: policies.map(selected).collect() }
+        End { who: self.who(own), exempt, policies: policies.map(selected).collect() }
     }
 
-    fn exempt(&self, address: IpAddr, peer: IpAddr) -> Option<Exempt> {
-        match self.endpoint(address) {
-            Some(endpoint) if endpoint.addresses.contains(&peer) => {
+    fn exempt(&self, own: &Whose<'_>, peer: &Whose<'_>) -> Option<Exempt> {
+        match own.endpoint {
+            Some(endpoint) if endpoint.addresses.contains(&peer.address) => {
                 Some(if self.translated { Exempt::Hairpin } else { Exempt::Itself })
             }
-            Some(_) if self.policy.is_exempt(address, peer) => Some(Exempt::OwnNode),
+            Some(_) if self.policy.is_exempt(own.address, peer.address) => Some(Exempt::OwnNode),
             Some(_) => None,
-            None if self.host(address).is_some() => Some(Exempt::Host),
+            None if own.host.is_some() => Some(Exempt::Host),
             None => Some(Exempt::Outside),
         }
     }
@@ -191,7 +219,7 @@ impl<'a> Known<'a> {
         policies
     }
 
-    fn asked(&self, rule: &Rule, peer: IpAddr, ingress: bool) -> Asked {
+    fn asked(&self, rule: &Rule, peer: &Whose<'_>, ingress: bool) -> Asked {
         let direction = if ingress { "ingress" } else { "egress" };
         let name = if rule.name.is_empty() { String::new() } else { format!(" ({})", rule.name) };
         let name = format!("{direction}[{}]{name}", rule.index);
@@ -203,13 +231,7 @@ impl<'a> Known<'a> {
     }
 
     /// Whether the rule denies the peer because it may be a pod that is not known yet. Such a pod may give its ports any name.
-    fn closes_to_stranger(&self, rule: &Rule, peer: IpAddr, ingress: bool) -> bool {
-        let is_strange = || {
-            let ranges = self.intent.nodes.iter().flat_map(|node| &node.pod_cidrs);
-            self.endpoint(peer).is_none()
-                && self.host(peer).is_none()
-                && ranges.into_iter().any(|range| range.contains(&peer))
-        };
+    fn closes_to_stranger(&self, rule: &Rule, peer: &Whose<'_>, ingress: bool) -> bool {
         let is_named = |port: &PortMatch| !ingress && matches!(port.port, PortSelector::Named(_));
         let may_match = |port: &PortMatch| {
             port.protocol as u8 == self.packet.protocol && (is_named(port) || self.port_matches(port))
@@ -217,14 +239,14 @@ impl<'a> Known<'a> {
         rule.selects_pods
             && rule.action != Action::Accept
             && rule.ports.as_ref().is_none_or(|ports| ports.iter().any(may_match))
-            && is_strange()
+            && peer.is_stranger
     }
 
-    fn peer_mismatch(&self, rule: &Rule, peer: IpAddr) -> Option<Mismatch> {
+    fn peer_mismatch(&self, rule: &Rule, peer: &Whose<'_>) -> Option<Mismatch> {
         let peers = rule.peers.as_ref()?;
-        let identity = self.endpoint(peer).map(|endpoint| endpoint.identity);
+        let identity = peer.endpoint.map(|endpoint| endpoint.identity);
         let among = identity.is_some_and(|identity| peers.identities.binary_search(&identity).is_ok());
-        if among || peers.blocks.iter().any(|block| contains(block, peer)) {
+        if among || peers.blocks.iter().any(|block| contains(block, peer.address)) {
             return None;
         }
         Some(Mismatch { part: Part::Peer, found: self.who(peer), wanted: self.peers(peers) })
@@ -257,7 +279,9 @@ impl<'a> Known<'a> {
 
     /// What a port's name means to the destination.
     fn named(&self, port: &'a PortMatch, name: &'a str) -> impl Iterator<Item = u16> {
-        let named = self.identity(self.packet.dst).into_iter().flat_map(|identity| &identity.named_ports);
+        let [_, destination] = &self.ends;
+        let identity = destination.endpoint.and_then(|endpoint| self.identity(endpoint));
+        let named = identity.into_iter().flat_map(|identity| &identity.named_ports);
         let meant = named.filter(move |(known, protocol, _)| known == name && *protocol == port.protocol);
         meant.map(|(_, _, number)| *number)
     }
@@ -311,34 +335,21 @@ impl<'a> Known<'a> {
     }
 
     /// An address with whose it is.
-    fn who(&self, address: IpAddr) -> String {
-        if let Some(endpoint) = self.endpoint(address) {
+    fn who(&self, Whose { address, endpoint, host, .. }: &Whose<'_>) -> String {
+        if let Some(endpoint) = endpoint {
             let labels =
-                self.identity(address).map(|identity| identity.labels.join(", ")).unwrap_or_default();
+                self.identity(endpoint).map(|identity| identity.labels.join(", ")).unwrap_or_default();
             let labels = if labels.is_empty() { labels } else { format!(", {labels}") };
             return format!("pod {} ({address}{labels})", endpoint.name);
         }
-        match self.host(address) {
+        match host {
             Some(node) => format!("node {node} ({address})"),
             None => address.to_string(),
         }
     }
 
-    fn identity(&self, address: IpAddr) -> Option<&'a Identity> {
-        self.intent.identities.get(self.endpoint(address)?.identity as usize)
-    }
-
-    fn endpoint(&self, address: IpAddr) -> Option<&'a Endpoint> {
-        let mut endpoints = self.intent.endpoints.iter().filter(|endpoint| !endpoint.host_network);
-        endpoints.find(|endpoint| endpoint.addresses.contains(&address))
-    }
-
-    /// The node whose address it is, or that of a hostNetwork pod.
-    fn host(&self, address: IpAddr) -> Option<&'a str> {
-        let mut nodes = self.intent.nodes.iter();
-        let node = nodes.find(|node| node.addresses.contains(&address)).map(|node| node.name.as_str());
-        let hosts = || self.intent.endpoints.iter().filter(|endpoint| endpoint.host_network);
-        node.or_else(|| hosts().find(|host| host.addresses.contains(&address)).map(|host| host.node.as_str()))
+    fn identity(&self, endpoint: &Endpoint) -> Option<&'a Identity> {
+        self.intent.identities.get(endpoint.identity as usize)
     }
 }
 
