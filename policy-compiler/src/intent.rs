@@ -25,6 +25,18 @@ pub enum Protocol {
     Sctp = 132,
 }
 
+/// The name of an IP protocol number in lower case: those that policies know, and ICMP of both families.
+pub fn protocol_name(number: u8) -> Option<&'static str> {
+    Some(match number {
+        1 => "icmp",
+        6 => "tcp",
+        17 => "udp",
+        58 => "icmpv6",
+        132 => "sctp",
+        _ => return None,
+    })
+}
+
 /// A namespaced (or, with an empty namespace, cluster-wide) object. Prints as `namespace/name`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {

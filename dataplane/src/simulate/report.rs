@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
+use policy_compiler::intent;
 use serde::Serialize;
 
 use super::stage::{Step, Totals, Verdict, ports_of};
-use crate::wire::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
 /// A packet as JSON. Fields that do not apply are null.
 #[derive(Debug, Serialize)]
@@ -155,13 +155,5 @@ fn time(time_ns: u64) -> String {
 
 /// A protocol by the name that `penstockctl` takes, else its number.
 fn protocol(number: u8) -> String {
-    let name = match number {
-        ICMP => "icmp",
-        TCP => "tcp",
-        UDP => "udp",
-        ICMPV6 => "icmpv6",
-        SCTP => "sctp",
-        other => return other.to_string(),
-    };
-    name.to_owned()
+    intent::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::intent::Protocol;
+use crate::intent::{self, Protocol};
 use crate::policy::inspect::OTHER_PROTOCOLS;
 
 /// The protocols with ports, in the order of the line of keys.
@@ -78,14 +78,7 @@ pub(super) fn has_ports(protocol: u8) -> bool {
 
 /// A protocol's name in lower case; its number where it has none here.
 pub(super) fn protocol_name(number: u8) -> String {
-    match number {
-        1 => "icmp".to_owned(),
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        58 => "icmpv6".to_owned(),
-        132 => "sctp".to_owned(),
-        number => format!("protocol {number}"),
-    }
+    intent::protocol_name(number).map_or_else(|| format!("protocol {number}"), str::to_owned)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use agent_api::client::{Client, ConnectOptions};
 use agent_api::contract::{AddPort, DropEvent, FlowInfo, PortInfo, PortRole, State, Stats, WorkerStats};
 use agent_api::tools::agent::prepare;
 use futures::StreamExt;
-use policy_compiler::intent::{Backend, Frontend, Intent, Service};
+use policy_compiler::intent::{self, Backend, Frontend, Intent, Service};
 use serde_json::json;
 
 use crate::answer::{Answer, Fault, Output, Rows, print_text};
@@ -399,12 +399,5 @@ pub(crate) fn socket(address: IpAddr, port: u16) -> String {
 
 /// A protocol's name, its number where it has none here.
 pub(crate) fn protocol_name(number: u8) -> String {
-    match number {
-        1 => "icmp".to_owned(),
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        58 => "icmpv6".to_owned(),
-        132 => "sctp".to_owned(),
-        number => number.to_string(),
-    }
+    intent::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
 }
