@@ -14,12 +14,7 @@ use super::report::Outcome;
 /// Runs it. Needs no root.
 pub fn run(case: &Case) -> Outcome {
     let begin = Instant::now();
-    let mut outcome = Outcome {
-        case: case.name.clone(),
-        pending: case.pending.clone(),
-        notes: case.notes.clone(),
-        ..Outcome::default()
-    };
+    let mut outcome = Outcome::of(case);
     if case.pending.is_none() {
         for step in &case.steps {
             let (probes, failures) = run_step(step);

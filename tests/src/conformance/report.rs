@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
+use super::case::Case;
+
 /// What came of one case.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
@@ -26,6 +28,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Of a case of which nothing has been asked yet.
+    pub fn of(case: &Case) -> Self {
+        Outcome {
+            case: case.name.clone(),
+            pending: case.pending.clone(),
+            notes: case.notes.clone(),
+            ..Outcome::default()
+        }
+    }
+
     /// Whether it was run, and every probe met what it should.
     pub fn passed(&self) -> bool {
         self.failures.is_empty() && self.pending.is_none() && self.probes > 0

@@ -62,12 +62,7 @@ impl Wire {
     /// Runs a case. What keeps it from being run is a failure, too.
     pub fn run(&mut self, case: &Case) -> Outcome {
         let begin = Instant::now();
-        let mut outcome = Outcome {
-            case: case.name.clone(),
-            pending: case.pending.clone(),
-            notes: case.notes.clone(),
-            ..Outcome::default()
-        };
+        let mut outcome = Outcome::of(case);
         if case.pending.is_none()
             && let Err(error) = self.steps(case, &mut outcome)
         {
