@@ -66,7 +66,7 @@ impl Publisher {
     /// the ways out differ, too, none does.
     pub fn publish_touching(&mut self, mut snapshot: Snapshot, touched: &Touched) -> u32 {
         let last = self.publication().load();
-        if snapshot.has_ways_of(&last) {
+        if *touched != Touched::Everything && snapshot.has_ways_of(&last) {
             snapshot.validity = last.validity.after(self.next_epoch(), touched);
         }
         self.publish(snapshot)

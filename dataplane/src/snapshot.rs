@@ -212,15 +212,12 @@ impl Snapshot {
 
     /// Whether flows leave by the same ways as by `other`: the same numbers of egresses stand for the same.
     pub fn has_ways_of(&self, other: &Snapshot) -> bool {
-        let ways = |snapshot: &Snapshot| {
-            snapshot.ports.iter().map(|port| port.as_ref().map(|port| port.way)).collect::<Vec<_>>()
-        };
         self.egresses == other.egresses
             && self.tunnels == other.tunnels
             && self.underlay == other.underlay
             && self.host == other.host
             && (self.node_v4, self.node_v6) == (other.node_v4, other.node_v6)
-            && ways(self) == ways(other)
+            && ways_back(self).eq(ways_back(other))
     }
 
     /// The port with this number.
@@ -228,4 +225,9 @@ impl Snapshot {
     pub fn port(&self, index: PortIndex) -> Option<&PortView> {
         self.ports.get(index as usize).and_then(Option::as_ref)
     }
+}
+
+/// The way back to what is behind each port.
+fn ways_back(snapshot: &Snapshot) -> impl Iterator<Item = Option<Way>> {
+    snapshot.ports.iter().map(|port| port.as_ref().map(|port| port.way))
 }
