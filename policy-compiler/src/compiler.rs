@@ -10,7 +10,8 @@
 //! |---|---|
 //! | a Service | its entry, its frontends; its backends' look-up table where no Service had those before |
 //! | an endpoint | its addresses in routes, policy and clients |
-//! | a policy, a new identity, an endpoint where no endpoint was like it | the policy table |
+//! | a policy, an identity more | what follows for the endpoints that it selects, and the classes that its peers split |
+//! | a hostNetwork pod that is at no known node, the first rule that may deny an unknown pod | the policy table |
 //! | nodes, ranges | everything (no update says that) |
 //!
 //! The slow twin is [`Update::apply_to`] with [`Tables::compile`]: the answers are the same, numbers of Services, endpoints and
@@ -23,7 +24,7 @@ use ipnet::IpNet;
 
 use crate::intent::update::Update;
 use crate::intent::{Endpoint, Identity, Intent, Node, Policy, Service};
-use crate::policy::PolicyTable;
+use crate::policy::{Book, Changes, PolicyTable, Updated};
 use crate::service::SetPool;
 use crate::slots::{Plan, Slots};
 use crate::tables::{Amounts, Capacity, CompileError, Tables};
@@ -47,6 +48,8 @@ pub struct Compiler {
     amounts: Amounts,
     pool: SetPool,
     tables: Tables,
+    /// What the next policy table is made from; gone where an update was prepared and not made.
+    book: Option<Book>,
 }
 
 /// Addresses of which tables may say something else than those before them: as a flow's source or destination, before translation
@@ -59,6 +62,25 @@ pub enum Touched {
     Addresses(Vec<IpAddr>),
 }
 
+impl Touched {
+    /// Those, unless they are too many to be told apart.
+    fn those(mut addresses: Vec<IpAddr>) -> Self {
+        addresses.sort_unstable();
+        addresses.dedup();
+        if addresses.len() > MOST_TOUCHED { Touched::Everything } else { Touched::Addresses(addresses) }
+    }
+
+    /// Both.
+    fn and(self, other: Touched) -> Self {
+        match (self, other) {
+            (Touched::Addresses(ours), Touched::Addresses(theirs)) => {
+                Touched::those(ours.into_iter().chain(theirs).collect())
+            }
+            _ => Touched::Everything,
+        }
+    }
+}
+
 /// The tables of an update that is not made yet.
 #[derive(Debug)]
 pub struct Prepared {
@@ -66,6 +88,8 @@ pub struct Prepared {
     touched: Touched,
     update: Update,
     amounts: Amounts,
+    /// Where the policy table is another: what the next one is made from.
+    book: Option<Book>,
     endpoints: Plan,
     policies: Plan,
     services: Plan,
@@ -96,7 +120,8 @@ impl Compiler {
     ) -> Result<Self, CompileError> {
         let mut pool = before.map(|before| before.pool.clone()).unwrap_or_default();
         let view = View::of(&intent);
-        let (tables, amounts) = Tables::compile_view(&view, intent.vni, generation, capacity, &mut pool)?;
+        let (tables, amounts, book) =
+            Tables::compile_view(&view, intent.vni, generation, capacity, &mut pool)?;
         Ok(Compiler {
             capacity: *capacity,
             node: intent.node,
@@ -110,6 +135,7 @@ impl Compiler {
             amounts,
             pool,
             tables,
+            book: Some(book),
         })
     }
 
@@ -176,25 +202,38 @@ impl Compiler {
             amounts.check(&view(), &self.capacity)?;
         }
         let mut tables = Tables { generation, ..self.tables.clone() };
-        let rules_stay = changed_policies.is_empty() && update.identities.is_empty();
         if !changed_endpoints.is_empty() {
             tables.routes = Arc::new(tables.routes.updated(&changed_endpoints)?);
         }
-        let mut touched = self.touched(&changed_endpoints, &changed_services);
-        let with_rules = if rules_stay { tables.policy.updated(&changed_endpoints) } else { None };
-        tables.policy = match with_rules {
-            Some(_) if changed_endpoints.is_empty() => tables.policy,
-            Some(policy) => Arc::new(policy?),
-            None => {
-                touched = Touched::Everything;
-                Arc::new(PolicyTable::compile_view(&view())?)
-            }
-        };
         if !changed_services.is_empty() || tables.services.depends_on(&changed_endpoints) {
             let services = tables.services.updated(&changed_services, &changed_endpoints, &mut self.pool)?;
             tables.services = Arc::new(services);
         }
-        Ok(Prepared { tables, touched, update, amounts, endpoints, policies, services })
+        let mut touched = self.touched(&changed_endpoints, &changed_services);
+        let changes = Changes {
+            identities: update.identities.iter().collect(),
+            policies: with_depending(
+                changed_policies,
+                &self.policies,
+                self.book.as_ref(),
+                &update.identities,
+            ),
+            endpoints: changed_endpoints,
+        };
+        let mut book = None;
+        if !changes.is_empty() {
+            let (made, policy, selected) = match updated(&mut self.book, &tables.policy, &changes)? {
+                Some((book, updated)) => (book, updated.table, Touched::those(updated.touched)),
+                None => {
+                    let (policy, book) = PolicyTable::compile_view(&view())?;
+                    (book, policy, Touched::Everything)
+                }
+            };
+            tables.policy = Arc::new(policy);
+            touched = touched.and(selected);
+            book = Some(made);
+        }
+        Ok(Prepared { tables, touched, update, amounts, book, endpoints, policies, services })
     }
 
     /// What is said of an endpoint depends on its addresses, and what is said of a Service on its frontends': a flow has the
@@ -212,19 +251,53 @@ impl Compiler {
                 None => touched.extend(self.node().into_iter().flat_map(|node| &node.addresses)),
             }
         }
-        touched.sort_unstable();
-        touched.dedup();
-        if touched.len() > MOST_TOUCHED { Touched::Everything } else { Touched::Addresses(touched) }
+        Touched::those(touched)
     }
 
     /// Makes the update that was prepared last: its tables are in force.
     pub fn commit(&mut self, prepared: Prepared) {
-        let Prepared { tables, update, amounts, endpoints, policies, services, .. } = prepared;
+        let Prepared { tables, update, amounts, book, endpoints, policies, services, .. } = prepared;
         self.identities.extend(update.identities);
         self.endpoints.commit(&endpoints, update.endpoints);
         self.policies.commit(&policies, update.policies);
         self.services.commit(&services, update.services);
         (self.tables, self.amounts) = (tables, amounts);
+        if book.is_some() {
+            self.book = book;
+        }
+    }
+}
+
+/// With the policies to which identities more make a difference, as if they changed.
+fn with_depending<'a>(
+    mut change: Change<'a, Policy>,
+    policies: &'a Slots<Policy>,
+    book: Option<&Book>,
+    more: &[Identity],
+) -> Change<'a, Policy> {
+    for number in book.map(|book| book.depending(more)).unwrap_or_default() {
+        let changes = change.removed.iter().any(|(changed, _)| *changed == number);
+        if let Some(policy) = policies.get(number).filter(|_| !changes) {
+            change.removed.push((number, policy));
+            change.added.push((number, policy));
+        }
+    }
+    change
+}
+
+/// The policy table after a change, made from the one before, with the book for the next. `None` where all must be compiled.
+fn updated(
+    book: &mut Option<Book>,
+    table: &PolicyTable,
+    changes: &Changes<'_>,
+) -> Result<Option<(Book, Updated)>, CompileError> {
+    let Some(mut ours) = book.take().filter(|book| !book.is_worn(table)) else { return Ok(None) };
+    match table.updated(&mut ours, changes) {
+        Ok(updated) => Ok(updated.map(|updated| (ours, updated))),
+        Err(refused) => {
+            *book = Some(ours);
+            Err(refused)
+        }
     }
 }
 

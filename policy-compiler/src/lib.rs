@@ -28,6 +28,7 @@ mod prefix;
 pub mod routes;
 pub mod service;
 mod shared_map;
+mod shared_vec;
 mod slots;
 pub mod tables;
 mod view;

@@ -1,20 +1,24 @@
 //! [`PolicyTable`]: who may talk to whom, compiled.
 //!
 //! ```text
-//!   address ──exact──► endpoint: subject for ingress, subject for egress, class as a peer
-//!       └───longest prefix of the ipBlocks───────────────────────────────► class as a peer
+//!   address ──exact──────────────────────────┬─► profile: subject for ingress, subject for egress, class as a peer
+//!       └───longest prefix of the ipBlocks───┘
 //!
 //!   subject ──► row ──class of the peer──► port list ──protocol, port──► rule
 //! ```
 //!
 //! * A *subject* is a set of policies that select an endpoint in one direction; 0 is the empty set: allowed.
-//! * A *class* is a set of peer groups that an address is in; addresses in the same groups are one class (`peers`).
+//! * A *class* is a set of peer groups that an address is in; addresses in the same groups are one class (`groups`, `classes`).
+//! * A *profile* is what addresses have in common that are of one identity and in the same ipBlocks: all that follows from policies.
 //! * A *row* says which of a subject's rules match which class; equal rows and equal pages of them are one (`rows`).
 //! * A *port list* cuts protocols and ports into segments, each with the rule that decides there (`ports`).
 //!
-//! A judgement is two hash look-ups and, for each end that a policy selects, four dependent loads and one short binary
+//! A judgement is two hash look-ups and, for each end that a policy selects, a few dependent loads and one short binary
 //! search. Nothing in it depends on the number of policies, rules, tiers or pods: which tier decides is worked out when a
 //! port list is written.
+//!
+//! What follows from an address is apart from what follows from policies, and both stand in parts that tables share: the next
+//! table costs what changes (`book`), not what there is.
 //!
 //! As the NetworkPolicy API words it: policies isolate pods, so an address that is no pod's is never judged as a
 //! subject; hostNetwork pods are their node; that a pod is isolated keeps it neither from its own node nor from itself;
@@ -23,14 +27,18 @@
 //! As the ClusterNetworkPolicy API words it: Admin tier, then NetworkPolicy, then Baseline tier, and allowed where none
 //! decides. Its rules are read as they stand: they isolate nobody, and a pod's own node is to them a node as any other.
 
-mod compile;
+mod blocks;
+mod book;
+mod classes;
+mod groups;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod inspect;
-mod peers;
+mod parts;
 mod ports;
 pub mod report;
 mod revocation;
 mod rows;
+mod subjects;
 
 #[cfg(test)]
 #[cfg(feature = "kubernetes")]
@@ -42,22 +50,22 @@ pub(crate) mod properties;
 #[cfg(feature = "kubernetes")]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::peers::KnownClasses;
-use self::ports::PortLists;
-use self::rows::Rows;
-use crate::hash::FastMap;
-use crate::intent::{Endpoint, Intent, ObjectName, PolicyKind, Revocation};
+pub(crate) use self::book::{Book, Changes, Updated};
+use self::ports::PortList;
+use self::rows::Pages;
+use crate::intent::{Intent, ObjectName, PolicyKind, Revocation};
 use crate::prefix::PrefixMap;
 use crate::shared_map::SharedMap;
+use crate::shared_vec::SharedVec;
 use crate::tables::CompileError;
-use crate::view::{Change, View};
+use crate::view::View;
 
-/// Number of a rule within one [`PolicyTable`]; what a flow entry carries. Not stable across generations.
+/// Number of a rule within one [`PolicyTable`]; what a flow entry carries. It stands for the same rule in every table whose [`Origins`]
+/// continue this one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RuleId(pub u32);
 
@@ -157,13 +165,20 @@ impl Judgement {
 /// In place of an endpoint or node number: none.
 const NOBODY: u32 = u32::MAX;
 
-/// What is known of an address of the cluster.
+/// What a table says of an exact address.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     /// Index into `Intent::endpoints`; [`NOBODY`] for the address of a node.
     endpoint: u32,
     /// Index into `Intent::nodes`; [`NOBODY`] where unknown.
     node: u32,
+    profile: u32,
+}
+
+/// What follows from policies for addresses of one identity that are in the same ipBlocks.
+#[derive(Debug, Clone, Copy, Default)]
+struct Profile {
+    /// As a peer.
     class: u32,
     /// Subject for ingress.
     ingress: u32,
@@ -171,14 +186,21 @@ struct Entry {
     egress: u32,
 }
 
-/// A set of policies that select in one direction.
-#[derive(Debug, Default)]
+/// All that is known of an address.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    entry: Entry,
+    profile: Profile,
+}
+
+/// A set of policies that select in one direction, and what they say. A clone is three references.
+#[derive(Debug, Default, Clone)]
 struct Subject {
-    row: u32,
-    /// Where its port lists begin in `PolicyTable::lists`, in the order of the numbers in its row.
-    first_list: u32,
-    /// Indices into `PolicyTable::policies`.
-    policies: Vec<u32>,
+    /// From a class of peers to a number.
+    pages: Pages,
+    /// By those numbers.
+    lists: Arc<[PortList]>,
+    policies: Arc<[Arc<PolicyOrigin>]>,
 }
 
 /// Who may talk to whom. A clone shares what does not change.
@@ -188,40 +210,64 @@ pub struct PolicyTable {
     rules: Arc<Rules>,
 }
 
-/// What follows from policies and identities: the part that no endpoint's address changes.
-#[derive(Debug, Default)]
+/// What follows from policies and identities. A clone shares what does not change.
+#[derive(Debug, Default, Clone)]
 struct Rules {
-    /// Classes of all addresses that are not known exactly.
-    outside: PrefixMap<u32>,
-    /// Number 0 is not isolated.
-    subjects: Vec<Subject>,
-    rows: Rows,
-    lists: Vec<u32>,
-    ports: PortLists,
-    origins: Arc<Vec<RuleOrigin>>,
-    policies: Vec<PolicyOrigin>,
-    /// How an address that comes later is classified.
-    classes: KnownClasses,
-    /// By identity: the subject for ingress and the one for egress.
-    of_identity: Vec<(u32, u32)>,
-    nodes: FastMap<String, u32>,
-    /// Addresses of hostNetwork pods that no node has.
-    stray_hosts: BTreeSet<IpAddr>,
+    /// Profiles of all addresses that are not known exactly; where there is none, 0.
+    outside: Arc<PrefixMap<u32>>,
+    profiles: SharedVec<Profile>,
+    /// Number 0 is of those whom no policy selects.
+    subjects: SharedVec<Subject>,
+    /// All port lists, by number.
+    lists: SharedVec<PortList>,
+    origins: Origins,
+    amounts: Amounts,
 }
 
-/// Where the rules of one table come from; outlives the table where somebody still names its rules.
+/// What the table cannot count by itself.
+#[derive(Debug, Default, Clone, Copy)]
+struct Amounts {
+    subjects: usize,
+    port_lists: usize,
+    row_bytes: usize,
+}
+
+/// Where the rules of one table come from; outlives the table where somebody still names its rules. A clone is a reference.
 #[derive(Debug, Clone, Default)]
-pub struct Origins(Arc<Vec<RuleOrigin>>);
+pub struct Origins(Arc<Numbered>);
+
+/// Rules by number.
+#[derive(Debug, Clone, Default)]
+struct Numbered {
+    rules: SharedVec<Option<Arc<RuleOrigin>>>,
+    /// One for all tables in which these numbers stand for these rules.
+    line: Arc<()>,
+}
 
 impl Origins {
     /// Where a rule comes from; `None` for the two constants of [`RuleId`] and for numbers of other tables.
     pub fn of(&self, rule: RuleId) -> Option<&RuleOrigin> {
-        self.0.get(rule.0.checked_sub(RuleId::FIRST)? as usize)
+        self.0.rules.get(rule.0.checked_sub(RuleId::FIRST)?)?.as_deref()
+    }
+
+    /// The first number that stands for no rule, nor ever did in the tables that this one continues: rules that are gone keep theirs.
+    pub fn numbers(&self) -> u32 {
+        RuleId::FIRST + self.0.rules.len() as u32
+    }
+
+    /// Whether every number that stands for a rule in `older` stands for the same one here.
+    pub fn continues(&self, older: &Origins) -> bool {
+        Arc::ptr_eq(&self.0.line, &older.0.line) && self.numbers() >= older.numbers()
     }
 
     /// Whether both are of the same rules under the same numbers.
     pub fn is(&self, other: &Origins) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Gives a rule the next number.
+    fn add(&mut self, origin: RuleOrigin) -> RuleId {
+        RuleId(RuleId::FIRST + Arc::make_mut(&mut self.0).rules.push(Some(Arc::new(origin))))
     }
 }
 
@@ -232,9 +278,9 @@ pub struct PolicyTableSize {
     pub addresses: usize,
     /// Distinct sets of isolating policies.
     pub subjects: usize,
-    /// Distinct port lists.
+    /// Distinct port lists, with those that no subject has any more.
     pub port_lists: usize,
-    /// Rules with an origin.
+    /// Rules with a number, with those that are gone.
     pub rules: usize,
     /// Bytes of the rows from subject and class to port list.
     pub row_bytes: usize,
@@ -249,45 +295,49 @@ impl PolicyTable {
     /// [`CompileError::Invalid`] for an identity that is not there, a block with an except outside of it or an empty
     /// range of ports.
     pub fn compile(intent: &Intent) -> Result<Self, CompileError> {
-        Self::compile_view(&View::of(intent))
+        Self::compile_view(&View::of(intent)).map(|(table, _)| table)
     }
 
-    /// As [`PolicyTable::compile`].
-    pub(crate) fn compile_view(view: &View<'_>) -> Result<Self, CompileError> {
-        compile::compile(view)
+    /// As [`PolicyTable::compile`], with what the next table is made from.
+    pub(crate) fn compile_view(view: &View<'_>) -> Result<(Self, Book), CompileError> {
+        Book::compile(view)
     }
 
-    /// The same table after a change of endpoints, which the routes have accepted. `None` where the change needs a class of
-    /// peers that there is not, or touches an address that stands for a host as well: then all must be compiled.
-    pub(crate) fn updated(&self, change: &Change<'_, Endpoint>) -> Option<Result<Self, CompileError>> {
-        compile::update(self, change)
+    /// The same table after a change. `None` where all must be compiled; `book` is of use no more then. After an error it is
+    /// as it was.
+    pub(crate) fn updated(
+        &self,
+        book: &mut Book,
+        changes: &Changes<'_>,
+    ) -> Result<Option<Updated>, CompileError> {
+        book.update(self, changes)
     }
 
     /// Where its rules come from.
     pub fn origins(&self) -> Origins {
-        Origins(Arc::clone(&self.rules.origins))
+        self.rules.origins.clone()
     }
 
     /// Judges a flow from `src` to `dst` (both after address translation), `dst_port` being the destination's port,
     /// 0 for protocols without one. Isolation keeps no endpoint from its node, and no policy an endpoint from itself.
     pub fn judge(&self, src: IpAddr, dst: IpAddr, protocol: u8, dst_port: u16) -> Judgement {
-        let (from, to) = (self.entry(src), self.entry(dst));
-        if from.is_same_endpoint(&to) {
+        let (from, to) = (self.end(src), self.end(dst));
+        if from.entry.is_same_endpoint(&to.entry) {
             return Judgement { egress: Decision::DEFAULT_ALLOW, ingress: Decision::DEFAULT_ALLOW };
         }
-        self.judge_entries(&from, &to, ports::key(protocol, dst_port))
+        self.judge_ends(&from, &to, ports::key(protocol, dst_port))
     }
 
     /// The same of a flow whose destination a Service has chosen. It differs where that is the source itself: such a flow
     /// leaves the pod and comes back, and ClusterNetworkPolicy, but not isolation, holds for it.
     pub fn judge_translated(&self, src: IpAddr, dst: IpAddr, protocol: u8, dst_port: u16) -> Judgement {
-        self.judge_entries(&self.entry(src), &self.entry(dst), ports::key(protocol, dst_port))
+        self.judge_ends(&self.end(src), &self.end(dst), ports::key(protocol, dst_port))
     }
 
-    fn judge_entries(&self, from: &Entry, to: &Entry, key: u32) -> Judgement {
-        let egress = self.decide(from.egress, to.class, key);
-        let ingress = self.decide(to.ingress, from.class, key);
-        if from.is_exempt_with(to) {
+    fn judge_ends(&self, from: &End, to: &End, key: u32) -> Judgement {
+        let egress = self.decide(from.profile.egress, to.profile.class, key);
+        let ingress = self.decide(to.profile.ingress, from.profile.class, key);
+        if from.entry.is_exempt_with(&to.entry) {
             return Judgement { egress: egress.unisolated(), ingress: ingress.unisolated() };
         }
         Judgement { egress, ingress }
@@ -301,7 +351,7 @@ impl PolicyTable {
 
     /// Where a rule comes from; `None` for the two constants of [`RuleId`] and for numbers of other tables.
     pub fn origin(&self, rule: RuleId) -> Option<&RuleOrigin> {
-        self.rules.origins.get(rule.0.checked_sub(RuleId::FIRST)? as usize)
+        self.rules.origins.of(rule)
     }
 
     /// The NetworkPolicies that isolate the endpoint at `address` in the direction, for people who ask why nothing matched.
@@ -313,50 +363,48 @@ impl PolicyTable {
     /// The policies of all tiers that select the endpoint at `address` in the direction, in the order in which they are
     /// asked. Those that are of one tier and priority are asked in the order of their names, which the API leaves open.
     pub fn selecting(&self, address: IpAddr, ingress: bool) -> impl Iterator<Item = &PolicyOrigin> {
-        let entry = self.entry(address);
-        let rules = &*self.rules;
-        let subject = rules.subjects.get(if ingress { entry.ingress } else { entry.egress } as usize);
-        let policies = subject.into_iter().flat_map(|subject| &subject.policies);
-        policies.filter_map(|policy| rules.policies.get(*policy as usize))
+        let profile = self.end(address).profile;
+        let subject = self.rules.subjects.get(if ingress { profile.ingress } else { profile.egress });
+        subject.into_iter().flat_map(|subject| subject.policies.iter()).map(|policy| &**policy)
     }
 
     /// How large the table is.
     pub fn size(&self) -> PolicyTableSize {
         PolicyTableSize {
             addresses: self.addresses.len(),
-            subjects: self.rules.subjects.len().saturating_sub(1),
-            port_lists: self.rules.ports.count(),
-            rules: self.rules.origins.len(),
-            row_bytes: self.rules.rows.bytes(),
+            subjects: self.rules.amounts.subjects,
+            port_lists: self.rules.amounts.port_lists,
+            rules: (self.rules.origins.numbers() - RuleId::FIRST) as usize,
+            row_bytes: self.rules.amounts.row_bytes,
             address_bytes: self.addresses.bytes(),
         }
     }
 
-    fn entry(&self, address: IpAddr) -> Entry {
-        self.addresses.get(&address).copied().unwrap_or_else(|| Entry {
+    #[inline]
+    fn end(&self, address: IpAddr) -> End {
+        let entry = self.addresses.get(&address).copied().unwrap_or_else(|| Entry {
             endpoint: NOBODY,
             node: NOBODY,
-            class: self.rules.outside.lookup(address).unwrap_or_default(),
-            ingress: 0,
-            egress: 0,
-        })
+            profile: self.rules.outside.lookup(address).unwrap_or_default(),
+        });
+        End { entry, profile: self.rules.profiles.get(entry.profile).copied().unwrap_or_default() }
     }
 
+    #[inline]
     fn decide(&self, subject: u32, class: u32, key: u32) -> Decision {
         if subject == 0 {
             return Decision::DEFAULT_ALLOW;
         }
-        self.rules.list(subject, class).map_or(Decision::NO_RULE, |list| self.rules.ports.decision(list, key))
+        self.rules.list(subject, class).map_or(Decision::NO_RULE, |list| list.decision(key))
     }
 }
 
 impl Rules {
-    /// The number of the port list by which a subject's policies judge a class of peers.
+    /// The port list by which a subject's policies judge a class of peers.
     #[inline]
-    fn list(&self, subject: u32, class: u32) -> Option<u32> {
-        let subject = self.subjects.get(subject as usize)?;
-        let number = self.rows.number(subject.row, class)?;
-        self.lists.get((subject.first_list + number) as usize).copied()
+    fn list(&self, subject: u32, class: u32) -> Option<&PortList> {
+        let subject = self.subjects.get(subject)?;
+        subject.lists.get(subject.pages.number(class) as usize)
     }
 }
 

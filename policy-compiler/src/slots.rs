@@ -117,7 +117,8 @@ impl<T: Part> Slots<T> {
         self.parts.iter().flatten()
     }
 
-    fn get(&self, number: u32) -> Option<&T> {
+    /// The part of that number.
+    pub(crate) fn get(&self, number: u32) -> Option<&T> {
         self.parts.get(number as usize)?.as_ref()
     }
 

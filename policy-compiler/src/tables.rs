@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use crate::intent::{Endpoint, Intent, ObjectName, Policy, Service};
-use crate::policy::PolicyTable;
+use crate::policy::{Book, PolicyTable};
 use crate::routes::RouteTable;
 use crate::service::{ServiceOptions, ServiceTable, SetPool};
 use crate::view::View;
@@ -119,28 +119,30 @@ impl Tables {
     pub fn compile(intent: &Intent, generation: u64, capacity: &Capacity) -> Result<Self, CompileError> {
         let view = View::of(intent);
         let compiled = Self::compile_view(&view, intent.vni, generation, capacity, &mut SetPool::default());
-        compiled.map(|(tables, _)| tables)
+        compiled.map(|(tables, ..)| tables)
     }
 
-    /// As [`Tables::compile`], with what it counted on the way.
+    /// As [`Tables::compile`], with what it counted on the way and what the next policy table is made from.
     pub(crate) fn compile_view(
         view: &View<'_>,
         vni: u32,
         generation: u64,
         capacity: &Capacity,
         pool: &mut SetPool,
-    ) -> Result<(Self, Amounts), CompileError> {
+    ) -> Result<(Self, Amounts, Book), CompileError> {
         let amounts = Amounts::of(view);
         amounts.check(view, capacity)?;
+        let routes = Arc::new(RouteTable::compile_view(view)?);
+        let (policy, book) = PolicyTable::compile_view(view)?;
         let tables = Tables {
             generation,
             vni,
             node: view.node.to_owned(),
-            routes: Arc::new(RouteTable::compile_view(view)?),
-            policy: Arc::new(PolicyTable::compile_view(view)?),
+            routes,
+            policy: Arc::new(policy),
             services: Arc::new(ServiceTable::compile_view(view, &ServiceOptions::default(), pool)?),
         };
-        Ok((tables, amounts))
+        Ok((tables, amounts, book))
     }
 }
 

@@ -41,7 +41,16 @@ fn start() -> Intent {
         ],
         zone: String::new(),
     };
-    let identity = |number| Identity { labels: vec![format!("app={number}")], ..Identity::default() };
+    let identity = |number| Identity {
+        labels: vec![format!("app={number}")],
+        // The last calls none of its ports by a name.
+        named_ports: [80, 8080]
+            .get(number)
+            .map(|port| ("web".into(), Protocol::Tcp, *port))
+            .into_iter()
+            .collect(),
+        ..Identity::default()
+    };
     Intent {
         node: "node-1".into(),
         vni: 7,
@@ -121,17 +130,21 @@ fn policies() -> impl Strategy<Value = Policy> {
         let all: Vec<u32> = (0..=FIRST_IDENTITIES as u32).collect();
         subsequence(all, 0..=2)
     };
-    let block = select(vec!["203.0.113.0/28", "10.1.0.0/31", "172.30.0.0/16", "fd00:1::/64"])
-        .prop_map(|text| IpBlock { cidr: text.parse().unwrap(), except: vec![] });
-    let ports = select(vec![None, Some(80_u16), Some(8080)]);
+    let blocks = ["203.0.113.0/28", "10.1.0.0/31", "172.30.0.0/16", "fd00:1::/64"].map(|cidr| (cidr, None));
+    let excepts = [("0.0.0.0/0", Some("10.1.0.0/16")), ("10.0.0.0/8", Some("10.1.0.2/32"))];
+    let block = select([&blocks[..], &excepts].concat()).prop_map(|(cidr, except)| IpBlock {
+        cidr: cidr.parse().unwrap(),
+        except: except.into_iter().map(|part| part.parse().unwrap()).collect(),
+    });
+    let port = |number| PortSelector::Range(number, number);
+    let ports = select(vec![None, Some(port(80)), Some(port(8080)), Some(PortSelector::Named("web".into()))]);
     let peers = prop::option::of((identities(), prop::collection::vec(block, 0..2)));
     let action = select(vec![Action::Accept, Action::Deny, Action::Pass]);
     let rule = (peers, ports, action, any::<bool>()).prop_map(|(peers, port, action, selects_pods)| Rule {
         action,
         selects_pods,
         peers: peers.map(|(identities, blocks)| Peers { identities, blocks }),
-        ports: port
-            .map(|port| vec![PortMatch { protocol: Protocol::Tcp, port: PortSelector::Range(port, port) }]),
+        ports: port.map(|port| vec![PortMatch { protocol: Protocol::Tcp, port }]),
         ..Rule::default()
     });
     let rules = prop::option::of(prop::collection::vec(rule, 0..3));
@@ -163,7 +176,8 @@ fn updates() -> impl Strategy<Value = Update> {
         })
     };
     let identities = prop::bool::weighted(0.1).prop_map(|more| {
-        let identity = Identity { labels: vec!["app=more".into()], ..Identity::default() };
+        let named_ports = vec![("web".into(), Protocol::Tcp, 80)];
+        let identity = Identity { labels: vec!["app=more".into()], named_ports, ..Identity::default() };
         if more { vec![identity] } else { vec![] }
     });
     // Most changes are small, and most removals of what is there.
@@ -308,6 +322,12 @@ proptest! {
                 (Ok(prepared), Ok(whole)) => {
                     prop_assert_eq!(prepared.tables().generation, generation);
                     prop_assert_eq!(answers(prepared.tables()), answers(&whole), "{:?}", update);
+                    let (rules, older) = (prepared.tables().policy.origins(), before.policy.origins());
+                    if rules.continues(&older) {
+                        for number in (0..older.numbers()).map(RuleId) {
+                            prop_assert_eq!(rules.of(number), older.of(number), "numbers stay");
+                        }
+                    }
                     if let Touched::Addresses(touched) = prepared.touched() {
                         for ((ends, was), (_, is)) in said(&before).into_iter().zip(said(prepared.tables())) {
                             let is_touched = ends.iter().any(|end| touched.contains(end));
@@ -433,6 +453,67 @@ fn what_does_not_change_is_shared() {
     assert_eq!(second.routes.lookup(address("10.2.0.3")), Route::Tunnel(1), "by the range");
     let whole = Compiler::new(compiler.intent(), 3, &Capacity::default(), Some(&compiler)).unwrap();
     assert_eq!(answers(whole.tables()), answers(compiler.tables()));
+}
+
+/// One policy of many changes, by a peer, a block and an identity more: what it selects is touched and nothing else, rules keep their numbers.
+#[test]
+fn a_policy_costs_what_it_selects() {
+    let policy = |number: u8, identity: u32, peers: Peers| Policy {
+        name: name(format!("policy-{number}")),
+        subjects: vec![identity],
+        ingress: Some(vec![Rule { peers: Some(peers), ..Rule::default() }]),
+        ..Policy::default()
+    };
+    let of = |identities: &[u32], cidr: Option<&str>| Peers {
+        identities: identities.to_vec(),
+        blocks: cidr
+            .into_iter()
+            .map(|cidr| IpBlock { cidr: cidr.parse().unwrap(), except: vec![] })
+            .collect(),
+    };
+    let of_identity = |number, identity, at| Endpoint { identity, ..pod(number, at) };
+    let intent = Intent {
+        endpoints: vec![
+            of_identity(0, 0, "10.2.0.1"),
+            of_identity(1, 1, "10.2.0.2"),
+            of_identity(2, 1, "10.2.0.3"),
+            of_identity(3, 2, "10.2.0.4"),
+        ],
+        policies: vec![
+            policy(0, 0, of(&[1], None)),
+            policy(1, 1, of(&[0, 2], None)),
+            policy(2, 2, of(&[0], None)),
+        ],
+        ..start()
+    };
+    let mut twin = intent.clone();
+    let mut compiler = Compiler::new(intent, 1, &Capacity::default(), None).unwrap();
+    let first = compiler.tables().policy.origins();
+    let changes: [(Peers, &[&str]); 4] = [
+        (of(&[0], None), &["10.2.0.2", "10.2.0.3"]),
+        (of(&[0, 1], Some("10.2.0.3/32")), &["10.2.0.2", "10.2.0.3"]),
+        (of(&[], Some("10.2.0.0/16")), &["10.2.0.2", "10.2.0.3"]),
+        (of(&[0, 2], None), &["10.2.0.2", "10.2.0.3"]),
+    ];
+    for (peers, expected) in changes {
+        let changed = Policy { resource_version: "2".into(), ..policy(1, 1, peers) };
+        let update = Update { policies: vec![changed], ..Update::default() };
+        update.apply_to(&mut twin);
+        let prepared = compiler.prepare(update, 2).unwrap();
+        let touched: Vec<IpAddr> = expected.iter().map(|at| address(at)).collect();
+        assert_eq!(*prepared.touched(), Touched::Addresses(touched));
+        assert!(prepared.tables().policy.origins().continues(&first));
+        assert_eq!(
+            answers(prepared.tables()),
+            answers(&Tables::compile(&twin, 2, &Capacity::default()).unwrap())
+        );
+        compiler.commit(prepared);
+    }
+    assert_eq!(
+        compiler.tables().policy.origins().numbers(),
+        first.numbers() + 1,
+        "one rule has another resourceVersion"
+    );
 }
 
 /// Found by the properties above: which of two Services at one cluster address answers for a port that neither has was a

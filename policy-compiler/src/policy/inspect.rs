@@ -52,20 +52,21 @@ pub(crate) const OTHER_PROTOCOLS: u32 = ports::OTHER << 16;
 impl PolicyTable {
     /// What is known of `address`.
     pub(crate) fn look(&self, address: IpAddr) -> Look {
-        let entry = self.entry(address);
+        let profile = self.end(address).profile;
         let sort = match self.addresses.get(&address) {
             None => Sort::Outside,
             Some(entry) if entry.endpoint == NOBODY => Sort::Host,
             Some(_) => Sort::Endpoint,
         };
-        Look { sort, class: entry.class, ingress: entry.ingress, egress: entry.egress }
+        Look { sort, class: profile.class, ingress: profile.ingress, egress: profile.egress }
     }
 
     /// Where the class of the addresses that are not known exactly changes: the first address of each range of one
     /// family, ascending, with the class from there on.
     pub(crate) fn outside(&self, ipv6: bool) -> Vec<(u128, u32)> {
+        let class = |profile| self.rules.profiles.get(profile).map_or(0, |profile| profile.class);
         let ranges = self.rules.outside.ranges(ipv6);
-        ranges.map(|(first, class)| (first, class.unwrap_or_default())).collect()
+        ranges.map(|(first, profile)| (first, class(profile.unwrap_or_default()))).collect()
     }
 
     /// What `subject` says of `class`.
@@ -73,25 +74,28 @@ impl PolicyTable {
         if subject == 0 {
             return ListId::OPEN;
         }
-        self.rules.list(subject, class).map_or(ListId::MISSING, ListId)
+        self.rules.list(subject, class).map_or(ListId::MISSING, |list| ListId(list.number()))
     }
 
     /// Every list, in the order of [`ListId::index`].
     pub(crate) fn lists(&self) -> impl Iterator<Item = ListId> {
-        [ListId::MISSING, ListId::OPEN].into_iter().chain((0..self.rules.ports.count() as u32).map(ListId))
+        [ListId::MISSING, ListId::OPEN].into_iter().chain((0..self.rules.lists.len() as u32).map(ListId))
     }
 
     /// The segments of a list: the first key of each, ascending from 0, with the decision from there on.
     pub(crate) fn segments(&self, list: ListId) -> Vec<(u32, Decision)> {
         match list {
             ListId::OPEN => vec![(0, Decision::DEFAULT_ALLOW)],
-            ListId(number) => self.rules.ports.decisions(number),
+            ListId(number) => {
+                let list = self.rules.lists.get(number);
+                list.map_or_else(|| vec![(0, Decision::NO_RULE)], |list| list.decisions())
+            }
         }
     }
 
     /// Whether the two addresses are of one endpoint, or of an endpoint and its node.
     pub(crate) fn is_exempt(&self, one: IpAddr, other: IpAddr) -> bool {
-        self.entry(one).is_exempt_with(&self.entry(other))
+        self.end(one).entry.is_exempt_with(&self.end(other).entry)
     }
 
     /// What becomes of a decision about a pair that is exempt.

@@ -4,7 +4,7 @@
 //! (which has no ports). A list cuts the line into segments and gives each what the tiers come to there: the rule that
 //! decides and whether it allows. A lookup is one binary search over the segments; most lists have one to five.
 //!
-//! Rules are numbered in the order in which they are asked, so that in each tier the lowest that matches is the one:
+//! Rules have places in the order in which they are asked, so that in each tier the lowest that matches is the one:
 //!
 //! ```text
 //!   Admin ──Accept, Deny──► decided
@@ -16,6 +16,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use super::{Decision, RuleId};
 use crate::hash::FastMap;
@@ -27,13 +28,18 @@ pub(super) const OTHER: u32 = 3;
 /// The last key there is.
 const LAST_KEY: u32 = OTHER << 16 | 0xffff;
 
-/// All port lists of a table, each content once.
+/// A list: (first key, decision). A clone is a reference.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PortList {
+    /// Equal lists have equal numbers.
+    number: u32,
+    segments: Arc<[(u32, Ruling)]>,
+}
+
+/// All lists, each content once, by number. There are only more of them, until all is compiled anew.
 #[derive(Debug, Default)]
 pub(super) struct PortLists {
-    /// (first key, decision), list after list.
-    segments: Vec<(u32, Ruling)>,
-    /// Where each list stands in `segments`.
-    lists: Vec<(u32, u32)>,
+    known: FastMap<Arc<[(u32, Ruling)]>, u32>,
 }
 
 /// A [`Decision`] in one word: the rule's number, and in the lowest bit whether it allows.
@@ -53,8 +59,10 @@ impl Ruling {
 /// A rule as the port lists know it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
-    /// Its number: lower ones are asked first.
+    /// Its number.
     pub(super) rule: RuleId,
+    /// Its place among the rules of a subject: lower ones are asked first.
+    pub(super) place: u32,
     /// The tier of its policy.
     pub(super) tier: Tier,
     /// What it does.
@@ -67,13 +75,6 @@ pub(super) struct Span {
     first: u32,
     last: u32,
     asked: Asked,
-}
-
-/// Makes [`PortLists`].
-#[derive(Default)]
-pub(super) struct PortListBuilder {
-    lists: PortLists,
-    known: FastMap<Vec<(u32, Ruling)>, u32>,
 }
 
 /// The key of an IP protocol number and a port.
@@ -101,48 +102,42 @@ impl Span {
     }
 }
 
-impl PortLists {
-    /// What list `list` says of `key`; of one that is not there, [`Decision::NO_RULE`].
-    pub(super) fn decision(&self, list: u32, key: u32) -> Decision {
-        let Some((offset, length)) = self.lists.get(list as usize) else { return Decision::NO_RULE };
-        let segments = self.segments.get(*offset as usize..(*offset + *length) as usize).unwrap_or_default();
-        let after = segments.partition_point(|(first, _)| *first <= key);
-        segments.get(after.wrapping_sub(1)).map_or(Decision::NO_RULE, |(_, ruling)| ruling.decision())
+impl PortList {
+    /// What it says of `key`.
+    #[inline]
+    pub(super) fn decision(&self, key: u32) -> Decision {
+        let after = self.segments.partition_point(|(first, _)| *first <= key);
+        self.segments.get(after.wrapping_sub(1)).map_or(Decision::NO_RULE, |(_, ruling)| ruling.decision())
     }
 
-    /// The segments of list `list`: the first key of each with the decision from there on.
+    /// Its number.
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The segments: the first key of each with the decision from there on.
     #[cfg(feature = "kubernetes")]
-    pub(super) fn decisions(&self, list: u32) -> Vec<(u32, Decision)> {
-        let Some((offset, length)) = self.lists.get(list as usize) else {
-            return vec![(0, Decision::NO_RULE)];
-        };
-        let segments = self.segments.get(*offset as usize..(*offset + *length) as usize).unwrap_or_default();
-        segments.iter().map(|(first, ruling)| (*first, ruling.decision())).collect()
-    }
-
-    /// How many lists there are.
-    pub(super) fn count(&self) -> usize {
-        self.lists.len()
+    pub(super) fn decisions(&self) -> Vec<(u32, Decision)> {
+        self.segments.iter().map(|(first, ruling)| (*first, ruling.decision())).collect()
     }
 }
 
-impl PortListBuilder {
-    /// The number of the list that `spans` make, for an endpoint that NetworkPolicies isolate or not.
-    pub(super) fn number(&mut self, spans: Vec<Span>, isolated: bool) -> u32 {
+impl PortLists {
+    /// The list that `spans` make, for an endpoint that NetworkPolicies isolate or not.
+    pub(super) fn list(&mut self, spans: Vec<Span>, isolated: bool) -> PortList {
         let segments = cut(spans, isolated);
-        if let Some(number) = self.known.get(&segments) {
-            return *number;
+        let number = self.known.len() as u32;
+        if let Some((segments, number)) = self.known.get_key_value(segments.as_slice()) {
+            return PortList { number: *number, segments: Arc::clone(segments) };
         }
-        let number = self.lists.lists.len() as u32;
-        self.lists.lists.push((self.lists.segments.len() as u32, segments.len() as u32));
-        self.lists.segments.extend_from_slice(&segments);
-        self.known.insert(segments, number);
-        number
+        let segments: Arc<[(u32, Ruling)]> = segments.into();
+        self.known.insert(Arc::clone(&segments), number);
+        PortList { number, segments }
     }
 
-    /// The lists.
-    pub(super) fn finish(self) -> PortLists {
-        self.lists
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
     }
 }
 
@@ -158,7 +153,8 @@ fn cut(mut spans: Vec<Span>, isolated: bool) -> Vec<(u32, Ruling)> {
     let mut segments = Vec::<(u32, Ruling)>::new();
     for border in borders {
         while let Some(span) = coming.next_if(|span| span.first <= border) {
-            open.tier(span.asked.tier).push(Reverse((span.asked.rule, span.asked.action, span.last)));
+            let Asked { rule, place, tier, action } = span.asked;
+            open.tier(tier).push(Reverse((place, action, span.last, rule)));
         }
         let ruling = open.ruling(border, isolated);
         if segments.last().is_none_or(|(_, before)| *before != ruling) {
@@ -168,8 +164,8 @@ fn cut(mut spans: Vec<Span>, isolated: bool) -> Vec<(u32, Ruling)> {
     segments
 }
 
-/// Spans by the rule's number: its action and its last key. Where one rule both denies and passes, it denies.
-type Open = BinaryHeap<Reverse<(RuleId, Action, u32)>>;
+/// Spans by the rule's place: its action, its last key, its number. Where one rule both denies and passes, it denies.
+type Open = BinaryHeap<Reverse<(u32, Action, u32, RuleId)>>;
 
 /// The spans that the sweep is in.
 #[derive(Default)]
@@ -204,10 +200,10 @@ impl OpenSpans {
 
 /// The lowest rule that is still open at `key`.
 fn lowest(open: &mut Open, key: u32) -> Option<(RuleId, Action)> {
-    while open.peek().is_some_and(|Reverse((.., last))| *last < key) {
+    while open.peek().is_some_and(|Reverse((_, _, last, _))| *last < key) {
         open.pop();
     }
-    open.peek().map(|Reverse((rule, action, _))| (*rule, *action))
+    open.peek().map(|Reverse((_, action, _, rule))| (*rule, *action))
 }
 
 /// What a rule of a ClusterNetworkPolicy decides; nothing where it passes.
@@ -233,7 +229,8 @@ mod tests {
             5..=7 => (Tier::NetworkPolicy, Action::Accept),
             _ => (Tier::Baseline(rule as u16), actions[rule as usize - 5]),
         };
-        Asked { rule: RuleId(rule), tier, action }
+        // Numbers say nothing of the order.
+        Asked { rule: RuleId(20 - rule), place: rule, tier, action }
     }
 
     fn actions() -> impl Strategy<Value = [Action; 6]> {
@@ -263,7 +260,7 @@ mod tests {
     fn ask(spans: &[Span], key: u32, isolated: bool) -> Decision {
         let mut matching: Vec<&Span> =
             spans.iter().filter(|span| (span.first..=span.last).contains(&key)).collect();
-        matching.sort_by_key(|span| span.asked.rule);
+        matching.sort_by_key(|span| span.asked.place);
         let first = |wanted: fn(&Tier) -> bool| matching.iter().find(|span| wanted(&span.asked.tier));
         let decided = |span: Option<&&Span>| {
             let asked = span?.asked;
@@ -288,22 +285,21 @@ mod tests {
         /// Against asking every span.
         #[test]
         fn the_first_rule_of_the_first_tier_decides(spans in spans(), isolated in any::<bool>()) {
-            let mut builder = PortListBuilder::default();
-            let list = builder.number(spans.clone(), isolated);
-            prop_assert_eq!(builder.number(spans.clone(), isolated), list, "equal lists are one");
-            let lists = builder.finish();
+            let mut lists = PortLists::default();
+            let list = lists.list(spans.clone(), isolated);
+            prop_assert_eq!(lists.list(spans.clone(), isolated).number(), list.number(), "equal lists are one");
             for protocol in [1_u8, 6, 17, 58, 132] {
                 for port in [0_u16, 1, 2, 3, 79, 80, 81, 82, 65533, 65534, 65535] {
                     let key = key(protocol, port);
                     let expected = ask(&spans, key, isolated);
-                    prop_assert_eq!(lists.decision(list, key), expected, "{} {}", protocol, port);
+                    prop_assert_eq!(list.decision(key), expected, "{} {}", protocol, port);
                 }
             }
         }
     }
 
     #[test]
-    fn a_list_that_is_not_there_allows_nothing() {
-        assert_eq!(PortLists::default().decision(0, key(6, 80)), Decision::NO_RULE);
+    fn a_list_of_nothing_allows_nothing() {
+        assert_eq!(PortList::default().decision(key(6, 80)), Decision::NO_RULE);
     }
 }

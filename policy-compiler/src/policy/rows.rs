@@ -2,116 +2,179 @@
 //!
 //! A row is a function of the groups that the subject's rules are about and of nothing else: ten thousand policies
 //! that each allow the same peers share one row. What a row holds for a class is a small number, the same for all
-//! classes that the same rules match. Rows are cut into pages of 64 classes; equal pages are one, so that a row of
-//! mostly strangers costs four bytes for 64 of them.
+//! classes that the same rules match; 0 is where only the rules about everyone do, as for strangers to all of them. Rows are cut
+//! into pages of 64 classes; equal pages are one, and pages of nothing but 0 at the end are left out.
 
-use super::peers::Classes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::classes::Classes;
+use super::groups::Groups;
 use crate::hash::FastMap;
 
 /// Classes a page.
 const PAGE: usize = 64;
 
-/// All rows of a table.
+/// The numbers of 64 classes.
+type Page = [u32; PAGE];
+
+/// What a row holds, by class. A clone is a reference.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pages(Arc<[Arc<Page>]>);
+
+/// All rows, by number. There are only more of them, until all is compiled anew.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    pages: Vec<[u32; PAGE]>,
-    /// Page numbers, row after row.
-    rows: Vec<u32>,
-    pages_a_row: usize,
+    rows: Vec<Row>,
+    by_groups: FastMap<Vec<u32>, u32>,
+    /// The rows about each group, but for groups of everyone.
+    about: FastMap<u32, Vec<u32>>,
+    pages: FastMap<Page, Arc<Page>>,
+    /// References to pages, of all rows.
+    references: usize,
 }
 
 /// A row, and for each number in it the positions of the rules that match there, lowest first.
+#[derive(Debug, Default)]
 pub(super) struct Row {
-    /// Number of the row.
-    pub(super) number: u32,
+    /// Positions of the rules about everyone, and of those about each group.
+    always: Vec<u32>,
+    positions: FastMap<u32, Vec<u32>>,
+    pub(super) pages: Pages,
     /// Positions of rules, by the numbers that the row holds.
     pub(super) matches: Vec<Vec<u32>>,
+    numbers: FastMap<Vec<u32>, u32>,
+    /// The subjects that have it.
+    pub(super) subjects: BTreeSet<u32>,
 }
 
-/// Makes [`Rows`].
-pub(super) struct RowBuilder {
-    rows: Rows,
-    classes: usize,
-    pages: FastMap<[u32; PAGE], u32>,
-    known: FastMap<Vec<u32>, std::rc::Rc<Row>>,
+impl Pages {
+    /// What the row holds for `class`.
+    #[inline]
+    pub(super) fn number(&self, class: u32) -> u32 {
+        self.0.get(class as usize / PAGE).map_or(0, |page| page[class as usize % PAGE])
+    }
 }
 
 impl Rows {
-    /// What row `row` holds for `class`.
-    pub(super) fn number(&self, row: u32, class: u32) -> Option<u32> {
-        let page = *self.rows.get(row as usize * self.pages_a_row + class as usize / PAGE)?;
-        self.pages.get(page as usize)?.get(class as usize % PAGE).copied()
+    /// The number of the row of a subject whose rules are about `wanted`, in the rules' order.
+    pub(super) fn number(&mut self, wanted: Vec<u32>, groups: &Groups, classes: &Classes) -> u32 {
+        if let Some(number) = self.by_groups.get(&wanted) {
+            return *number;
+        }
+        let number = self.rows.len() as u32;
+        let mut row = Row::new(&wanted, groups);
+        let mut matching = BTreeMap::<u32, Vec<u32>>::new();
+        for (group, positions) in &row.positions {
+            self.about.entry(*group).or_default().push(number);
+            for class in classes.members(*group) {
+                matching.entry(*class).or_default().extend_from_slice(positions);
+            }
+        }
+        self.fill(&mut row, matching.into_iter().collect());
+        self.rows.push(row);
+        self.by_groups.insert(wanted, number);
+        number
+    }
+
+    /// There are classes more, from `first` on: the rows that are about any of their groups hold them, too. Returns those rows.
+    pub(super) fn add_classes(&mut self, first: u32, classes: &Classes) -> BTreeSet<u32> {
+        let mut changed = FastMap::<u32, Vec<u32>>::default();
+        for class in first..classes.count() {
+            for row in classes.groups(class).iter().filter_map(|group| self.about.get(group)).flatten() {
+                let added = changed.entry(*row).or_default();
+                if added.last() != Some(&class) {
+                    added.push(class);
+                }
+            }
+        }
+        for (number, added) in &changed {
+            let Some(mut row) = self.rows.get_mut(*number as usize).map(std::mem::take) else { continue };
+            let matching = |class: &u32| {
+                let positions = classes.groups(*class).iter().filter_map(|group| row.positions.get(group));
+                (*class, positions.flatten().copied().collect())
+            };
+            let matching = added.iter().map(matching).collect();
+            self.fill(&mut row, matching);
+            if let Some(place) = self.rows.get_mut(*number as usize) {
+                *place = row;
+            }
+        }
+        changed.into_keys().collect()
+    }
+
+    /// The row of that number.
+    pub(super) fn get(&self, number: u32) -> Option<&Row> {
+        self.rows.get(number as usize)
+    }
+
+    /// The subject has the row, or has it no more.
+    pub(super) fn set_subject(&mut self, row: u32, subject: u32, has: bool) {
+        let Some(row) = self.rows.get_mut(row as usize) else { return };
+        if has {
+            row.subjects.insert(subject)
+        } else {
+            row.subjects.remove(&subject)
+        };
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
     }
 
     /// How many bytes they take.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(self.pages.as_slice()) + size_of_val(self.rows.as_slice())
+        self.pages.len() * size_of::<Page>() + self.references * size_of::<Arc<Page>>()
+    }
+
+    /// Writes what the row holds for classes, ascending, of each of which those positions match that are not about everyone.
+    fn fill(&mut self, row: &mut Row, added: Vec<(u32, Vec<u32>)>) {
+        let mut pages: Vec<Arc<Page>> = row.pages.0.to_vec();
+        let mut added = added.into_iter().peekable();
+        while let Some(place) = added.peek().map(|(class, _)| *class as usize / PAGE) {
+            let mut page: Page = pages.get(place).map_or([0; PAGE], |page| **page);
+            while let Some((class, matching)) = added.next_if(|(class, _)| *class as usize / PAGE == place) {
+                page[class as usize % PAGE] = row.number_for(matching);
+            }
+            while pages.len() <= place {
+                pages.push(self.page([0; PAGE]));
+            }
+            if let Some(slot) = pages.get_mut(place) {
+                *slot = self.page(page);
+            }
+        }
+        self.references += pages.len() - row.pages.0.len();
+        row.pages = Pages(pages.into());
+    }
+
+    fn page(&mut self, page: Page) -> Arc<Page> {
+        Arc::clone(self.pages.entry(page).or_insert_with(|| Arc::new(page)))
     }
 }
 
-impl RowBuilder {
-    /// For that many classes.
-    pub(super) fn new(classes: u32) -> Self {
-        let classes = classes as usize;
-        let rows = Rows { pages_a_row: classes.div_ceil(PAGE), ..Rows::default() };
-        RowBuilder { rows, classes, pages: FastMap::default(), known: FastMap::default() }
-    }
-
-    /// The row of a subject whose rules are about `groups`, in the rules' order.
-    pub(super) fn row(&mut self, groups: Vec<u32>, classes: &Classes) -> std::rc::Rc<Row> {
-        if let Some(row) = self.known.get(&groups) {
-            return row.clone();
+impl Row {
+    fn new(about: &[u32], groups: &Groups) -> Self {
+        let mut row = Row::default();
+        for (position, group) in (0..).zip(about) {
+            if groups.is_everyone(*group) {
+                row.always.push(position);
+            } else {
+                row.positions.entry(*group).or_default().push(position);
+            }
         }
-        let (numbers, matches) = match_classes(&groups, classes, self.classes);
-        let number = (self.rows.rows.len() / self.rows.pages_a_row.max(1)) as u32;
-        for chunk in numbers.chunks(PAGE) {
-            let mut page = [0; PAGE];
-            page.iter_mut().zip(chunk).for_each(|(slot, number)| *slot = *number);
-            let pages = &mut self.rows.pages;
-            let page = *self.pages.entry(page).or_insert_with(|| {
-                pages.push(page);
-                pages.len() as u32 - 1
-            });
-            self.rows.rows.push(page);
-        }
-        let row = std::rc::Rc::new(Row { number, matches });
-        self.known.insert(groups, row.clone());
+        // Number 0.
+        row.number_for(Vec::new());
         row
     }
 
-    /// The rows.
-    pub(super) fn finish(self) -> Rows {
-        self.rows
-    }
-}
-
-/// For each class a number, and for each number the positions of the rules that match. 0 is where only the rules
-/// about everyone do.
-fn match_classes(groups: &[u32], classes: &Classes, count: usize) -> (Vec<u32>, Vec<Vec<u32>>) {
-    let everyone = |group: &u32| classes.group(*group).is_some_and(|group| group.everyone);
-    let positions = || groups.iter().enumerate().map(|(position, group)| (position as u32, group));
-    let always: Vec<u32> =
-        positions().filter(|(_, group)| everyone(group)).map(|(position, _)| position).collect();
-    let mut some = FastMap::<u32, Vec<u32>>::default();
-    for (position, group) in positions().filter(|(_, group)| !everyone(group)) {
-        for class in classes.members(*group) {
-            some.entry(*class).or_default().push(position);
-        }
-    }
-    let mut numbers = vec![0; count];
-    let mut known = FastMap::<Vec<u32>, u32>::from_iter([(always.clone(), 0)]);
-    let mut matches = vec![always.clone()];
-    // Ordered, so that the same intent always makes the same table.
-    let mut some: Vec<(u32, Vec<u32>)> = some.into_iter().collect();
-    some.sort_unstable_by_key(|(class, _)| *class);
-    for (class, mut matching) in some {
-        matching.extend_from_slice(&always);
+    /// The number that stands for a class of which those positions match, and those about everyone.
+    fn number_for(&mut self, mut matching: Vec<u32>) -> u32 {
+        matching.extend_from_slice(&self.always);
         matching.sort_unstable();
-        let number = *known.entry(matching).or_insert_with_key(|matching| {
-            matches.push(matching.clone());
-            matches.len() as u32 - 1
-        });
-        numbers.get_mut(class as usize).into_iter().for_each(|slot| *slot = number);
+        *self.numbers.entry(matching).or_insert_with_key(|matching| {
+            self.matches.push(matching.clone());
+            self.matches.len() as u32 - 1
+        })
     }
-    (numbers, matches)
 }
