@@ -40,10 +40,12 @@ pub(crate) fn absorb_text(state: u64, text: &str) -> u64 {
 }
 
 fn absorb_bytes(state: u64, bytes: &[u8]) -> u64 {
-    bytes.chunks(8).fold(state, |state, chunk| {
-        let word = chunk.iter().rev().fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
-        absorb(state, word)
-    })
+    let (words, rest) = bytes.as_chunks();
+    let state = words.iter().fold(state, |state, word| absorb(state, u64::from_le_bytes(*word)));
+    if rest.is_empty() {
+        return state;
+    }
+    absorb(state, rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
 }
 
 /// [`Hasher`] over [`absorb`] for tables whose keys come from the control plane.

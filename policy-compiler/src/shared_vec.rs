@@ -41,7 +41,8 @@ impl<T> SharedVec<T> {
     }
 
     /// All values in the order of their numbers.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+    #[cfg(test)]
+    fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).take(self.len)
     }
 }

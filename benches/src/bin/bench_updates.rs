@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, reason = "the table is what it is for")]
 #![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use benches::load::Load;
 use benches::paced::Outcome;
 use clap::Parser;
 use policy_compiler::intent::update::Update;
-use policy_compiler::intent::{Endpoint, Intent, Policy, Service};
+use policy_compiler::intent::{Endpoint, Intent, IpBlock, Peers, Policy, Rule, Service};
 use policy_compiler::tables::Tables;
 use serde_json::json;
 
@@ -56,6 +57,8 @@ fn main() {
         services: intent.services.iter().rev().take(1000).cloned().collect(),
         endpoints: intent.endpoints.iter().rev().take(1000).cloned().collect(),
         policy: intent.policies.last().cloned().expect("a policy"),
+        first_identity: cluster::intent(0).identities.len() as u32,
+        identities: intent.identities.len() - cluster::intent(0).identities.len(),
     };
     let packets = cluster::to_services(options.flows);
     let mut load = Load::new(intent.clone(), &packets, cores.get(1).copied());
@@ -73,6 +76,9 @@ struct Changes {
     services: Vec<Service>,
     endpoints: Vec<Endpoint>,
     policy: Policy,
+    /// Identities of the large cluster.
+    first_identity: u32,
+    identities: usize,
 }
 
 impl Changes {
@@ -94,8 +100,31 @@ impl Changes {
         Update { endpoints: vec![endpoint], ..Update::default() }
     }
 
+    /// A policy of which nothing is new but its version.
     fn policy(&self, number: usize) -> Update {
         let policy = Policy { resource_version: number.to_string(), ..self.policy.clone() };
+        Update { policies: vec![policy], ..Update::default() }
+    }
+
+    /// The same policy with a rule whose peers no policy has yet: two applications of two namespaces.
+    fn peers(&self, number: usize) -> Update {
+        let identities = BTreeSet::from([number * 37, number * 53 + 1].map(|one| one % self.identities));
+        let identities = identities.into_iter().map(|one| self.first_identity + one as u32).collect();
+        self.policy_about(number, Peers { identities, blocks: vec![] })
+    }
+
+    /// The same with an address block that no policy has yet, the first octets of which are given.
+    fn block(&self, number: usize, first: u8, second: u8) -> Update {
+        let cidr = format!("{first}.{second}.{}.0/24", number % 256).parse().expect("a prefix");
+        self.policy_about(
+            number,
+            Peers { identities: vec![], blocks: vec![IpBlock { cidr, except: vec![] }] },
+        )
+    }
+
+    fn policy_about(&self, number: usize, peers: Peers) -> Update {
+        let ingress = Some(vec![Rule { peers: Some(peers), ..Rule::default() }]);
+        let policy = Policy { resource_version: number.to_string(), ingress, ..self.policy.clone() };
         Update { policies: vec![policy], ..Update::default() }
     }
 }
@@ -134,7 +163,10 @@ fn single(rows: &mut Rows, load: &mut Load, changes: &Changes) {
     };
     row("one_endpoint", 2000, &|number| changes.backend(number));
     row("one_pod", 2000, &|number| changes.pod(number));
-    row("one_policy", 20, &|number| changes.policy(number));
+    row("one_policy", 2000, &|number| changes.policy(number));
+    row("one_policy_new_peers", 500, &|number| changes.peers(number));
+    row("one_policy_new_block", 250, &|number| changes.block(number, 198, 51));
+    row("one_policy_new_block_of_pods", 100, &|number| changes.block(number, 100, 64));
 }
 
 /// The highest rate at which no packet is lost for a second, by halving.

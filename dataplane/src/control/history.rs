@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use policy_compiler::policy::{Origins, RuleId};
 use policy_compiler::tables::Tables;
 
-/// Sets of rules that are remembered.
+/// Sets of rules that are remembered. There is another one where all policies have been compiled anew.
 const RULES: usize = 8;
 /// Generations that are remembered: some may follow one another within milliseconds.
 const GENERATIONS: usize = 4096;
@@ -21,7 +21,8 @@ pub(super) struct Judges {
     pub(super) rules: Origins,
 }
 
-/// The last generations and sets of rules, each with the first epoch under which it was published.
+/// The last generations and sets of rules, each with the first epoch under which it was published. A set that continues the one before
+/// takes its place: it names the rules of both.
 #[derive(Debug, Default)]
 pub(super) struct History {
     lists: Mutex<Lists>,
@@ -38,8 +39,10 @@ impl History {
     pub(super) fn record(&self, epoch: u32, tables: &Tables) {
         let mut lists = self.lists();
         let rules = tables.policy.origins();
-        if lists.rules.back().is_none_or(|(_, last)| !last.is(&rules)) {
-            push(&mut lists.rules, (epoch, rules), RULES);
+        match lists.rules.back_mut() {
+            // It knows what the last ones knew, and more.
+            Some((_, last)) if rules.continues(last) => *last = rules,
+            _ => push(&mut lists.rules, (epoch, rules), RULES),
         }
         push(&mut lists.generations, (epoch, tables.generation), GENERATIONS);
     }

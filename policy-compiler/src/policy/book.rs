@@ -6,7 +6,7 @@
 //! 2. Policies: their rules get numbers, their peers are groups (`parts`, `groups`), their subjects are noted.
 //! 3. Groups split classes (`classes`).
 //! 4. Blocks split addresses (`blocks`).
-//! 5. Endpoints: each address has a profile.
+//! 5. Nodes and endpoints: each address has a profile.
 //! 6. Rows take in the classes that are new (`rows`).
 //! 7. Subjects of the identities that changed policies select, or have selected (`subjects`).
 //! 8. Port lists of the subjects that these policies are in (`ports`).
@@ -29,7 +29,7 @@ use super::rows::Rows;
 use super::subjects::{Key, Subjects};
 use super::{Entry, NOBODY, PolicyOrigin, PolicyTable, Profile, RuleId, RuleOrigin, Rules, Subject};
 use crate::hash::FastMap;
-use crate::intent::{Endpoint, Identity, ObjectName, Policy, Protocol, Rule, Tier};
+use crate::intent::{Action, Endpoint, Identity, IpBlock, Node, ObjectName, Policy, Protocol, Rule, Tier};
 use crate::shared_map::SharedMap;
 use crate::tables::CompileError;
 use crate::view::{Change, View};
@@ -51,6 +51,8 @@ pub(crate) struct Book {
     subjects: Subjects,
     nodes: FastMap<String, u32>,
     pod_ranges: Vec<IpNet>,
+    /// All that the table knows exactly, once there is a table.
+    addresses: BTreeSet<IpAddr>,
     /// Addresses of hostNetwork pods that no node has.
     stray_hosts: BTreeSet<IpAddr>,
     /// Once all has been compiled: how much there was.
@@ -133,6 +135,7 @@ impl Book {
             subjects: Subjects::default(),
             nodes: view.nodes.iter().map(|node| node.name.clone()).zip(0..).collect(),
             pod_ranges: view.nodes.iter().flat_map(|node| node.pod_cidrs.iter().copied()).collect(),
+            addresses: BTreeSet::new(),
             stray_hosts: BTreeSet::new(),
             first: None,
         }
@@ -148,10 +151,9 @@ impl Book {
             endpoints: Change { removed: Vec::new(), added: view.endpoints().collect() },
         };
         book.check(&changes)?;
-        let mut edit = Edit::of(&mut book, &PolicyTable::default());
-        edit.add_nodes(view);
-        let Updated { table, .. } = edit.make(&changes);
+        let Updated { table, .. } = Edit::of(&mut book, &PolicyTable::default()).make(&changes, view.nodes);
         book.first = Some(book.amount(&table));
+        book.addresses = table.addresses.iter().map(|(address, _)| address).collect();
         Ok((table, book))
     }
 
@@ -163,13 +165,13 @@ impl Book {
         changes: &Changes<'_>,
     ) -> Result<Option<Updated>, CompileError> {
         self.check(changes)?;
-        let asks = |rule: &Rule| rule.selects_pods && rule.action != crate::intent::Action::Accept;
+        let asks = |rule: &Rule| rule.selects_pods && rule.action != Action::Accept;
         let rules = |policy: &&Policy| policy.ingress.iter().chain(&policy.egress).flatten().any(asks);
         let strangers = changes.policies.added.iter().any(|(_, policy)| rules(policy));
         if strangers && !self.groups.has_strangers() || self.meets_stray_hosts(table, &changes.endpoints) {
             return Ok(None);
         }
-        Ok(Some(Edit::of(self, table).make(changes)))
+        Ok(Some(Edit::of(self, table).make(changes, &[])))
     }
 
     /// Whether so much is there that nobody uses any more that all should be compiled.
@@ -316,12 +318,13 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// The module's steps.
-    fn make(mut self, changes: &Changes<'_>) -> Updated {
+    /// The module's steps. Nodes come with everything else.
+    fn make(mut self, changes: &Changes<'_>, nodes: &[Node]) -> Updated {
         self.add_identities(&changes.identities); // 1
         self.change_policies(&changes.policies); // 2
         self.moved = self.book.classes.add_groups(&self.book.groups); // 3
         self.add_blocks(); // 4
+        self.add_nodes(nodes);
         self.change_endpoints(&changes.endpoints); // 5
         let rows = self.book.rows.add_classes(self.first_class, &self.book.classes); // 6
         let stale = self.change_subjects(); // 7
@@ -379,28 +382,22 @@ impl<'a> Edit<'a> {
 
     /// Blocks that there are more: all that is known within them may be of another profile.
     fn add_blocks(&mut self) {
-        let Book { groups, classes, pod_ranges, .. } = &mut *self.book;
+        let Book { groups, classes, pod_ranges, addresses, .. } = &mut *self.book;
         let Some(added) = classes.add_blocks(groups, pod_ranges) else { return };
         self.rules.outside = Arc::new(classes.outside(groups));
-        let within = |address: &IpAddr| added.iter().any(|block| block.cidr.contains(address));
-        let met: Vec<(IpAddr, Entry)> = self
-            .addresses
-            .iter()
-            .filter(|(address, _)| within(address))
-            .map(|(one, entry)| (one, *entry))
-            .collect();
-        for (address, entry) in met {
+        let within = |block: &IpBlock| addresses.range(block.cidr.network()..=block.cidr.broadcast());
+        for address in added.iter().flat_map(within) {
+            let Some(entry) = self.addresses.get(address).copied() else { continue };
             let owner = classes.about(entry.profile).0.map_or(Owner::Host, Owner::Endpoint);
-            let profile = classes.of_address(groups, address, owner);
+            let profile = classes.of_address(groups, *address, owner);
             if profile != entry.profile {
-                self.addresses.insert(address, Entry { profile, ..entry });
+                self.addresses.insert(*address, Entry { profile, ..entry });
             }
         }
     }
 
-    /// Nodes come with everything else.
-    fn add_nodes(&mut self, view: &View<'_>) {
-        for (node, number) in view.nodes.iter().zip(0..) {
+    fn add_nodes(&mut self, nodes: &[Node]) {
+        for (node, number) in nodes.iter().zip(0..) {
             for address in &node.addresses {
                 self.add_host(*address, number);
             }
@@ -416,6 +413,7 @@ impl<'a> Edit<'a> {
         for (_, endpoint) in change.removed.iter().filter(|(_, endpoint)| !endpoint.host_network) {
             for address in &endpoint.addresses {
                 self.addresses.remove(address);
+                self.book.addresses.remove(address);
                 let identity = self.book.identities.get_mut(endpoint.identity as usize);
                 let Some(addresses) = identity.map(|identity| &mut identity.addresses) else { continue };
                 if let Some(place) = addresses.iter().position(|other| other == address) {
@@ -432,6 +430,9 @@ impl<'a> Edit<'a> {
                     let owner = Owner::Endpoint(endpoint.identity);
                     let profile = self.book.classes.of_address(&self.book.groups, *address, owner);
                     self.addresses.insert(*address, Entry { endpoint: *number, node, profile });
+                    if self.book.first.is_some() {
+                        self.book.addresses.insert(*address);
+                    }
                     let identity = self.book.identities.get_mut(endpoint.identity as usize);
                     identity.into_iter().for_each(|identity| identity.addresses.push(*address));
                 }

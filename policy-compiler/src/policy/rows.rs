@@ -3,7 +3,7 @@
 //! A row is a function of the groups that the subject's rules are about and of nothing else: ten thousand policies
 //! that each allow the same peers share one row. What a row holds for a class is a small number, the same for all
 //! classes that the same rules match; 0 is where only the rules about everyone do, as for strangers to all of them. Rows are cut
-//! into pages of 64 classes; equal pages are one, and pages of nothing but 0 at the end are left out.
+//! into pages of 64 classes; equal pages are one, and pages of nothing but 0 are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ type Page = [u32; PAGE];
 
 /// What a row holds, by class. A clone is a reference.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pages(Arc<[Arc<Page>]>);
+pub(super) struct Pages(Arc<[Option<Arc<Page>>]>);
 
 /// All rows, by number. There are only more of them, until all is compiled anew.
 #[derive(Debug, Default)]
@@ -52,7 +52,8 @@ impl Pages {
     /// What the row holds for `class`.
     #[inline]
     pub(super) fn number(&self, class: u32) -> u32 {
-        self.0.get(class as usize / PAGE).map_or(0, |page| page[class as usize % PAGE])
+        let page = self.0.get(class as usize / PAGE).and_then(Option::as_deref);
+        page.map_or(0, |page| page[class as usize % PAGE])
     }
 }
 
@@ -130,18 +131,17 @@ impl Rows {
 
     /// Writes what the row holds for classes, ascending, of each of which those positions match that are not about everyone.
     fn fill(&mut self, row: &mut Row, added: Vec<(u32, Vec<u32>)>) {
-        let mut pages: Vec<Arc<Page>> = row.pages.0.to_vec();
+        let mut pages: Vec<Option<Arc<Page>>> = row.pages.0.to_vec();
         let mut added = added.into_iter().peekable();
         while let Some(place) = added.peek().map(|(class, _)| *class as usize / PAGE) {
-            let mut page: Page = pages.get(place).map_or([0; PAGE], |page| **page);
+            let known = pages.get(place).and_then(Option::as_deref);
+            let mut page: Page = known.copied().unwrap_or([0; PAGE]);
             while let Some((class, matching)) = added.next_if(|(class, _)| *class as usize / PAGE == place) {
                 page[class as usize % PAGE] = row.number_for(matching);
             }
-            while pages.len() <= place {
-                pages.push(self.page([0; PAGE]));
-            }
+            pages.resize(pages.len().max(place + 1), None);
             if let Some(slot) = pages.get_mut(place) {
-                *slot = self.page(page);
+                *slot = Some(self.page(page));
             }
         }
         self.references += pages.len() - row.pages.0.len();
