@@ -1,6 +1,8 @@
 //! What a dataplane can be asked, in plain types. The server turns gRPC into calls of [`Dataplane`]; the typed client
 //! offers the same types on the other side.
 
+mod rules;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
@@ -10,6 +12,8 @@ use futures::stream::BoxStream;
 use policy_compiler::intent::Intent;
 use policy_compiler::intent::update::Update;
 use serde::{Deserialize, Serialize};
+
+pub use rules::{Basis, DecidedBy, Direction, PolicyDecision, PolicyHits, RuleHits, RuleRef};
 
 /// Something that forwards packets by tables. Implemented by penstockd, and by a recording double in tests.
 pub trait Dataplane: Send + Sync + 'static {
@@ -67,6 +71,9 @@ pub trait Dataplane: Send + Sync + 'static {
 
     /// Live flow entries, at most `limit`.
     fn flows(&self, limit: usize) -> impl Future<Output = Vec<FlowInfo>> + Send;
+
+    /// How often each rule of the running policies has decided, read without stopping anything.
+    fn rule_hits(&self) -> impl Future<Output = PolicyHits> + Send;
 }
 
 /// A dataplane that is shared is one, too.
@@ -113,6 +120,10 @@ impl<D: Dataplane> Dataplane for Arc<D> {
 
     fn flows(&self, limit: usize) -> impl Future<Output = Vec<FlowInfo>> + Send {
         D::flows(self, limit)
+    }
+
+    fn rule_hits(&self) -> impl Future<Output = PolicyHits> + Send {
+        D::rule_hits(self)
     }
 }
 
@@ -269,6 +280,8 @@ pub struct DropEvent {
     pub protocol: u8,
     /// The rule that decided, such as `NetworkPolicy db/mongo ingress[0]`; empty where no policy was asked.
     pub rule: String,
+    /// The same, field by field.
+    pub decided_by: Option<DecidedBy>,
     /// The generation it was judged under.
     pub generation: u64,
     /// Events lost since the one before (sampling and slow readers).
@@ -305,6 +318,8 @@ pub struct Explanation {
     pub egress: String,
     /// Policy for the destination.
     pub ingress: String,
+    /// Both, field by field, in this order; none where policy was not asked.
+    pub decisions: Vec<PolicyDecision>,
     /// The chosen Service backend, where the destination is a Service.
     pub backend: Option<String>,
 }
@@ -378,6 +393,8 @@ pub struct FlowInfo {
     pub translated_dst: Option<String>,
     /// The rule that decided.
     pub rule: String,
+    /// The same, field by field.
+    pub decided_by: Option<DecidedBy>,
     /// Seconds since its last packet.
     pub idle_seconds: u32,
     /// Packets in this direction.

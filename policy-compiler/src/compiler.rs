@@ -163,6 +163,11 @@ impl Compiler {
         self.nodes.iter().find(|node| node.name == self.node)
     }
 
+    /// The policies in force.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.iter()
+    }
+
     /// Address ranges of Services.
     pub fn service_ranges(&self) -> &[IpNet] {
         &self.service_ranges

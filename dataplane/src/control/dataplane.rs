@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use agent_api::contract::{
-    AddPort, Applied, Dataplane, DropEvent, ExplainQuery, Explanation, FlowInfo, FlowTableStats, PortInfo,
-    PortRole, Refusal, RefusalKind, State, Stats, WorkerStats,
+    AddPort, Applied, Dataplane, DecidedBy, DropEvent, ExplainQuery, Explanation, FlowInfo, FlowTableStats,
+    PolicyHits, PortInfo, PortRole, Refusal, RefusalKind, State, Stats, WorkerStats,
 };
 use crossbeam::channel::Sender;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -20,7 +20,8 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::explain;
-use super::history::{History, rule_text};
+use super::history::{History, decided_by};
+use super::hits::{self, Hits};
 use super::ports::{self, Attached, PortKind, Reservation};
 use super::refusal::{conflict, not_compiled, refuse, stopped};
 use super::request::{Answer, Request};
@@ -45,6 +46,7 @@ pub(super) struct Shared {
     pub(super) publication: Arc<Publication>,
     pub(super) flows: Arc<FlowTables>,
     pub(super) history: Arc<History>,
+    pub(super) hits: Arc<Hits>,
     /// CPU and counters, by worker.
     pub(super) workers: Vec<(u32, Arc<WorkerCounters>)>,
     pub(super) start: Instant,
@@ -90,6 +92,8 @@ impl Handle {
     ) -> (bool, Result<Applied, Refusal>) {
         let generation = tables.generation;
         let answer = self.ask(|answer| Request::Apply { tables, touched, began, answer }).await.flatten();
+        let hits = Arc::clone(&self.shared.hits);
+        drop(spawn_blocking(move || hits.fold()));
         (self.shared.publication.load().tables.generation == generation, answer)
     }
 
@@ -222,6 +226,14 @@ impl Dataplane for Handle {
         });
         listed.await.unwrap_or_default()
     }
+
+    async fn rule_hits(&self) -> PolicyHits {
+        let rules = self.compiling(|compiler| compiler.as_ref().map(hits::running)).await;
+        let (generation, rules) = rules.ok().flatten().unwrap_or_default();
+        let shared = Arc::clone(&self.shared);
+        let counted = spawn_blocking(move || hits::listed(rules, &shared.hits.totals()));
+        PolicyHits { generation, hits: counted.await.unwrap_or_default() }
+    }
 }
 
 fn check_request(request: &AddPort) -> Result<(), Refusal> {
@@ -286,6 +298,8 @@ fn flow_info(view: &FlowView, history: &History, now: u32) -> FlowInfo {
     let dropped = entry.flags.drop_reason();
     let changed = |old, new: std::net::SocketAddr| (dropped.is_none() && old != new).then(|| new.to_string());
     let judged_by = history.judges(entry.epoch);
+    let for_ingress = dropped != Some(DropReason::PolicyEgress);
+    let decided_by = judged_by.and_then(|by| decided_by(&by.rules, RuleId(entry.rule), for_ingress));
     FlowInfo {
         src: src.ip(),
         src_port: src.port(),
@@ -297,7 +311,8 @@ fn flow_info(view: &FlowView, history: &History, now: u32) -> FlowInfo {
         state: (*state).to_owned(),
         translated_src: changed(src, new_src),
         translated_dst: changed(dst, new_dst),
-        rule: judged_by.map_or_else(String::new, |judges| rule_text(&judges.rules, RuleId(entry.rule))),
+        rule: decided_by.as_ref().map_or_else(String::new, DecidedBy::to_string),
+        decided_by,
         idle_seconds: activity.idle(now),
         packets: u64::from(activity.packets),
     }

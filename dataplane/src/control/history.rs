@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use agent_api::contract::{Basis, DecidedBy, Direction, RuleRef};
 use policy_compiler::policy::{Origins, RuleId};
 use policy_compiler::tables::Tables;
 
@@ -78,6 +79,27 @@ pub(crate) fn rule_text(rules: &Origins, rule: RuleId) -> String {
         RuleId::NO_RULE => "no-rule".to_owned(),
         rule => rules.of(rule).map_or_else(String::new, ToString::to_string),
     }
+}
+
+/// The same, field by field; `ingress` says whose absence it is where it is no rule's. `None` for a number of other tables.
+pub(super) fn decided_by(rules: &Origins, rule: RuleId, ingress: bool) -> Option<DecidedBy> {
+    let (ingress, basis) = match rule {
+        RuleId::DEFAULT_ALLOW => (ingress, Basis::DefaultAllow),
+        RuleId::NO_RULE => (ingress, Basis::NoRule),
+        rule => {
+            let origin = rules.of(rule)?;
+            let rule = RuleRef {
+                kind: origin.kind,
+                namespace: origin.policy.namespace.clone(),
+                name: origin.policy.name.clone(),
+                resource_version: origin.resource_version.clone(),
+                index: origin.index,
+                rule_name: origin.name.clone(),
+            };
+            (origin.ingress, Basis::Rule(rule))
+        }
+    };
+    Some(DecidedBy { direction: Direction::of(ingress), basis })
 }
 
 #[cfg(test)]

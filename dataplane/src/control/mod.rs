@@ -11,7 +11,7 @@
 //! * [`dataplane`]: the contract of gRPC.          * `explain`: what would happen, in sentences.
 //! * `thread`: the one that owns the state.        * `attach`, `ports`: devices come and go.
 //! * [`build`]: from the state to a snapshot.      * `steer`: what of the uplink is ours.
-//! * [`neighbours`]: what the kernel knows.        * `watch`, `history`: drops and rules by name.
+//! * [`neighbours`]: what the kernel knows.        * `watch`, `history`, `hits`: drops and rules by name.
 //!
 //! It is not for: packets. Nothing here is on their way.
 
@@ -22,6 +22,7 @@ pub mod daemon;
 pub mod dataplane;
 mod explain;
 pub(crate) mod history;
+mod hits;
 pub mod neighbours;
 mod ports;
 mod refusal;

@@ -234,7 +234,10 @@ fn drop_line(event: &DropEvent) -> String {
         event.reason,
     );
     if !event.rule.is_empty() {
-        let _ = write!(line, " ({})", event.rule);
+        let version = event.decided_by.as_ref().and_then(|by| by.rule()).map(|rule| &rule.resource_version);
+        let version = version.filter(|version| !version.is_empty());
+        let version = version.map_or(String::new(), |version| format!(", resourceVersion {version}"));
+        let _ = write!(line, " ({}{version})", event.rule);
     }
     if event.missed > 0 {
         let _ = write!(line, " [{} not shown before]", event.missed);

@@ -20,6 +20,7 @@ fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
     let publication = Publication::new(Snapshot::empty(), 0);
     let flows = Arc::new(FlowTables::new(256, 256, HugePages::Never, 1).unwrap());
     let history = Arc::new(History::default());
+    let hits = Arc::new(Hits::new(0));
     let (own_requests, requests) = crossbeam::channel::unbounded();
     let (_, events) = crossbeam::channel::bounded(1);
     let (asks, asked) = tokio::sync::mpsc::unbounded_channel();
@@ -28,6 +29,7 @@ fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
         publication: Arc::clone(&publication),
         flows: Arc::clone(&flows),
         history: Arc::clone(&history),
+        hits: Arc::clone(&hits),
         workers: Vec::new(),
         start,
         applying: Mutex::default(),
@@ -49,6 +51,7 @@ fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
         publisher: Publisher::new(publication),
         flows,
         history,
+        hits,
         workers: Vec::new(),
         requests,
         own_requests,

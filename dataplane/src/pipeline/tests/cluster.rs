@@ -11,6 +11,7 @@
 //! The db takes only TCP 27017 from the client, and sends only UDP 53. P4 is on node-a without a port.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use policy_compiler::intent::{
@@ -19,6 +20,7 @@ use policy_compiler::intent::{
 };
 use policy_compiler::tables::{Capacity, Tables};
 
+use crate::rule_hits::HitTable;
 use crate::snapshot::{Egress, MAX_HEADER, Mac, PortIndex, PortView, Role, Snapshot, Underlay, Way};
 use crate::wire::vxlan;
 
@@ -148,6 +150,8 @@ pub(super) struct Cluster {
     pub(super) workers: [u16; PORTS],
     pub(super) watch_drops: bool,
     pub(super) mtu: [u16; PORTS],
+    /// Where hits of rules are counted; by default nowhere.
+    pub(super) rule_hits: Arc<HitTable>,
 }
 
 impl Cluster {
@@ -161,6 +165,7 @@ impl Cluster {
             workers: [0; PORTS],
             watch_drops: false,
             mtu: [1500; PORTS],
+            rule_hits: Arc::default(),
         }
     }
 
@@ -251,6 +256,7 @@ impl Cluster {
             gateway_v6: GATEWAY.v6.into(),
             snat_ports: self.snat_ports,
             watch_drops: self.watch_drops,
+            rule_hits: Arc::clone(&self.rule_hits),
             ..Snapshot::empty()
         }
     }
