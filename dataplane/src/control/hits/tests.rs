@@ -1,3 +1,6 @@
+use std::collections::HashMap;
+
+use policy_compiler::intent::update::Update;
 use policy_compiler::intent::{Identity, Intent, Node};
 use policy_compiler::policy::PolicyTable;
 use policy_compiler::tables::Capacity;
@@ -7,7 +10,6 @@ use super::{
     Arc, Compiler, Counts, Hits, ObjectName, Origins, Policy, PolicyKind, Rule, RuleId, RuleName, listed,
     running,
 };
-use std::collections::HashMap;
 
 /// So many rules for ingress of each policy; zero: the policy is not there.
 type Rules = [u32; 3];
@@ -28,6 +30,12 @@ fn intent(rules: Rules) -> Intent {
 
 fn origins(rules: Rules) -> Origins {
     PolicyTable::compile(&intent(rules)).unwrap().origins()
+}
+
+fn compiler(rules: Rules) -> Compiler {
+    let node = Node { name: "n".into(), addresses: vec![], pod_cidrs: vec![], zone: String::new() };
+    let intent = Intent { node: "n".into(), nodes: vec![node], ..intent(rules) };
+    Compiler::new(intent, 7, &Capacity::default(), None).unwrap()
 }
 
 fn name(policy: &str, index: u32) -> RuleName {
@@ -84,15 +92,35 @@ fn rules_that_go_on_keep_their_table() {
 }
 
 #[test]
-fn every_running_rule_is_listed_with_its_version_in_the_order_of_names() {
-    let intent = intent([1, 0, 2]);
-    let origins = PolicyTable::compile(&intent).unwrap().origins();
+fn a_table_grows_with_the_numbers_of_rules() {
+    let mut compiler = compiler([1, 0, 0]);
     let hits = Hits::new(1);
-    hits.table_for(&origins, 1).allow(0, RuleId(3), true);
-    let node = Node { name: "n".into(), addresses: vec![], pod_cidrs: vec![], zone: String::new() };
-    let intent = Intent { node: "n".into(), nodes: vec![node], ..intent };
-    let compiler = Compiler::new(intent, 7, &Capacity::default(), None);
-    let (generation, rules) = running(&compiler.unwrap());
+    let table = hits.table_for(&compiler.tables().policy.origins(), 1);
+    table.allow(0, RuleId(2), true);
+    for (round, epoch) in (0..3).zip(2..) {
+        // Other versions of the policy, each with numbers of its own.
+        let mut policies = intent([200, 0, 0]).policies;
+        policies[0].resource_version = format!("{round}");
+        let update = Update { policies, ..Update::default() };
+        let prepared = compiler.prepare(update, epoch).unwrap();
+        compiler.commit(prepared);
+        let rules = compiler.tables().policy.origins();
+        let grown = hits.table_for(&rules, epoch.try_into().unwrap());
+        assert!(grown.holds(&rules) && grown.continues(&table));
+        grown.allow(0, RuleId(rules.numbers() - 200), true);
+    }
+    // A worker that has not come by yet.
+    table.allow(0, RuleId(2), true);
+    hits.fold();
+    assert_eq!(hits.totals().rules, HashMap::from([(name("a", 0), allowed(5))]));
+}
+
+#[test]
+fn every_running_rule_is_listed_with_its_version_in_the_order_of_names() {
+    let compiler = compiler([1, 0, 2]);
+    let hits = Hits::new(1);
+    hits.table_for(&compiler.tables().policy.origins(), 1).allow(0, RuleId(3), true);
+    let (generation, rules) = running(&compiler);
     let listed = listed(rules, &hits.totals());
     let told: Vec<(String, Option<&str>, u64)> = listed
         .iter()

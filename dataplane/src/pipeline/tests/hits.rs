@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use policy_compiler::compiler::{Compiler, Touched};
-use policy_compiler::intent::update::Update;
+use policy_compiler::intent::update::{PolicyName, Update};
 use policy_compiler::intent::{
     Action, ObjectName, Peers, Policy, PortMatch, PortSelector, Protocol, Revocation, Rule, Tier,
 };
@@ -42,11 +42,13 @@ impl Counting {
     fn publish(&mut self, touched: &Touched) {
         let tables = self.compiler.tables().clone();
         let rules = tables.policy.origins();
-        if self.tables.last().is_none_or(|(last, _)| !rules.continues(last)) {
-            let table = Arc::new(HitTable::new(self.rig.next_epoch(), 1, &rules));
-            self.tables.push((rules, Arc::clone(&table)));
-            self.rig.cluster.rule_hits = table;
-        }
+        let last = self.tables.pop_if(|(last, _)| rules.continues(last));
+        let table = match last {
+            Some((_, table)) => table.grown(&rules),
+            None => HitTable::new(self.rig.next_epoch(), 1, &rules),
+        };
+        self.rig.cluster.rule_hits = Arc::new(table);
+        self.tables.push((rules, Arc::clone(&self.rig.cluster.rule_hits)));
         self.rig.publish_touching(tables, touched);
     }
 
@@ -63,7 +65,21 @@ impl Counting {
         let mut endpoints = self.compiler.intent().endpoints;
         endpoints.retain(|endpoint| endpoint.name.name == name);
         endpoints.iter_mut().for_each(|endpoint| endpoint.identity = identity);
-        let update = Update { endpoints, ..Update::default() };
+        self.update(Update { endpoints, ..Update::default() });
+    }
+
+    /// A policy comes, goes or is another, beside the others.
+    fn change(&mut self, policy: Policy, goes: bool) {
+        let name = PolicyName { kind: policy.kind(), name: policy.name.clone() };
+        let is_there = self.compiler.policies().any(|one| (one.kind(), &one.name) == (name.kind, &name.name));
+        match (goes, is_there) {
+            (true, true) => self.update(Update { removed_policies: vec![name], ..Update::default() }),
+            (true, false) => {}
+            (false, _) => self.update(Update { policies: vec![policy], ..Update::default() }),
+        }
+    }
+
+    fn update(&mut self, update: Update) {
         let prepared = self.compiler.prepare(update, 1).unwrap();
         let touched = prepared.touched().clone();
         self.compiler.commit(prepared);
@@ -166,6 +182,27 @@ fn a_flow_counts_again_where_another_rule_decides() {
         ("default-allow", true, [1, 0, 0]),
         ("no-rule", true, [0, 1, 4]),
     ]);
+}
+
+/// An editor has saved the policy, and its rules have other numbers, but they are what they were.
+#[test]
+fn a_flow_counts_no_more_where_its_policy_is_replaced() {
+    let mut counting = Counting::new();
+    let packet = segment((P1.at(false), 40_000), (P3.at(false), 27017)).entering(POD1);
+    let refused = segment((P1.at(false), 40_000), (P3.at(false), 80)).entering(POD1);
+    for version in ["1", "2", "3"] {
+        let mut db = counting.compiler.policies().next().unwrap().clone();
+        let numbers = counting.compiler.tables().policy.origins().numbers();
+        db.resource_version = version.into();
+        counting.change(db, false);
+        assert!(counting.compiler.tables().policy.origins().numbers() > numbers);
+        counting.rig.send(POD1, &packet).one(POD3);
+        counting.rig.send(POD1, &refused).ended(PolicyIngress);
+    }
+    assert_eq!(counting.tables.len(), 1, "one lineage");
+    let rows =
+        [(INGRESS, true, [1, 0, 0]), ("default-allow", false, [1, 0, 0]), ("no-rule", true, [0, 1, 3])];
+    counting.assert(&rows);
 }
 
 #[test]
@@ -282,6 +319,7 @@ enum Event {
         answer: bool,
     },
     Apply(Vec<Policy>),
+    Change(Policy, bool),
     BecomeLike(&'static str, u32),
 }
 
@@ -332,6 +370,14 @@ fn any_policies() -> impl Strategy<Value = Vec<Policy>> {
     })
 }
 
+fn any_change() -> impl Strategy<Value = Policy> {
+    prop_oneof![
+        any_policy("strict", Tier::Admin(3)),
+        any_policy("a", Tier::NetworkPolicy),
+        any_policy("base", Tier::Baseline(3)),
+    ]
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let packet = (any::<bool>(), 0..4usize, 1..4usize, 0..2u16, any::<bool>(), any::<bool>()).prop_map(
         |(v6, from, to, client, udp, answer)| Event::Packet {
@@ -347,6 +393,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         12 => packet,
         1 => any_policies().prop_map(Event::Apply),
+        2 => (any_change(), any::<bool>()).prop_map(|(policy, goes)| Event::Change(policy, goes)),
         2 => pods.prop_map(|(pod, identity)| Event::BecomeLike(pod, identity)),
     ]
 }
@@ -376,6 +423,7 @@ proptest! {
                     counting.rig.send(port, packet);
                 }
                 Event::Apply(policies) => counting.apply(policies),
+                Event::Change(policy, goes) => counting.change(policy, goes),
                 Event::BecomeLike(pod, identity) => counting.become_like(pod, identity),
             }
         }
