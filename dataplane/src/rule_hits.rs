@@ -9,7 +9,7 @@
 //!   rules go on standing for the same rules (a *lineage*). Other numbers begin another table.
 //! * What a flow's line says of rules is a number, too. A line of an older epoch holds only where the lineage is the same
 //!   ([`Publisher::publish_touching`](crate::publish::Publisher::publish_touching)); of one that does not hold,
-//!   [`HitTable::is_of`] says whether its numbers still mean something.
+//!   `HitTable::is_of` says whether its numbers still mean something.
 //!
 //! It is not for: packets that pass. They replay their flow's line, and nothing is counted of its rules.
 
