@@ -31,7 +31,6 @@ mod blocks;
 mod book;
 mod classes;
 mod groups;
-#[cfg(feature = "kubernetes")]
 pub(crate) mod inspect;
 mod parts;
 mod ports;

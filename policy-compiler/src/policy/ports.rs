@@ -116,7 +116,6 @@ impl PortList {
     }
 
     /// The segments: the first key of each with the decision from there on.
-    #[cfg(feature = "kubernetes")]
     pub(super) fn decisions(&self) -> Vec<(u32, Decision)> {
         self.segments.iter().map(|(first, ruling)| (*first, ruling.decision())).collect()
     }

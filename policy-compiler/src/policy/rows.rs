@@ -55,6 +55,15 @@ impl Pages {
         let page = self.0.get(class as usize / PAGE).and_then(Option::as_deref);
         page.map_or(0, |page| page[class as usize % PAGE])
     }
+
+    /// The classes for which the row holds another number than 0.
+    pub(super) fn exceptions(&self) -> impl Iterator<Item = u32> {
+        let pages = self.0.iter().zip(0..).filter_map(|(page, at)| Some((page.as_deref()?, at)));
+        pages.flat_map(|(page, at)| {
+            let held = page.iter().zip(at * PAGE as u32..);
+            held.filter(|(number, _)| **number != 0).map(|(_, class)| class)
+        })
+    }
 }
 
 impl Rows {
