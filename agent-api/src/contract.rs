@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
+use policy_compiler::check::Checked;
 use policy_compiler::intent::Intent;
 use policy_compiler::intent::update::Update;
 use serde::{Deserialize, Serialize};
@@ -164,6 +165,8 @@ pub enum RefusalKind {
     Capacity,
     /// The expected generation is not the running one (ABORTED).
     Conflict,
+    /// The tables that were compiled do not say what the policies say (INTERNAL).
+    CheckFailed,
     /// The machine would not (INTERNAL).
     System,
 }
@@ -192,6 +195,35 @@ pub struct Stats {
     pub ports: Vec<PortStats>,
     /// Flow entries in use, by table ("ipv4", "ipv6"), and their capacity.
     pub flows: BTreeMap<String, FlowTableStats>,
+    /// What became of checked compilation.
+    #[serde(default)]
+    pub checks: CheckStats,
+}
+
+/// Checked compilation: tables that were held to the policies before they were put in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStats {
+    /// Generations that passed.
+    pub passed: u64,
+    /// Generations that were refused.
+    pub refused: u64,
+    /// What the last check took, in microseconds.
+    pub microseconds: u64,
+    /// What was asked of the last generation that passed.
+    pub last: Checked,
+    /// Of the last generation that was refused.
+    pub report: Option<CheckReport>,
+}
+
+/// Why a generation was refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// What was asked.
+    pub checked: Checked,
+    /// How many answers differ.
+    pub total: u64,
+    /// The first of them, a sentence each: the witness, what the table says of it, and what the policies say.
+    pub mismatches: Vec<String>,
 }
 
 /// Counters of one worker. The law: `rx + generated = tx + drops + held`.

@@ -32,7 +32,6 @@ mod book;
 mod cells;
 mod classes;
 mod groups;
-#[cfg(feature = "kubernetes")]
 pub(crate) mod inspect;
 mod parts;
 mod ports;

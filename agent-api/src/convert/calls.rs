@@ -69,6 +69,7 @@ impl From<Refusal> for proto::Refusal {
             RefusalKind::Capacity => proto::RefusalKind::Capacity,
             RefusalKind::Conflict => proto::RefusalKind::Conflict,
             RefusalKind::System => proto::RefusalKind::System,
+            RefusalKind::CheckFailed => proto::RefusalKind::CheckFailed,
         };
         proto::Refusal {
             object: refusal.object,
@@ -90,6 +91,7 @@ impl TryFrom<proto::Refusal> for Refusal {
             Ok(proto::RefusalKind::Capacity) => RefusalKind::Capacity,
             Ok(proto::RefusalKind::Conflict) => RefusalKind::Conflict,
             Ok(proto::RefusalKind::System) => RefusalKind::System,
+            Ok(proto::RefusalKind::CheckFailed) => RefusalKind::CheckFailed,
             Ok(proto::RefusalKind::Unspecified) => return Err(unspecified().within("kind")),
             Err(_) => return Err(unknown(message.kind).within("kind")),
         };

@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::build::Settings;
+use super::checks::{Checking, Checks};
 use super::config::{Config, ConfiguredPort, ZeroCopy};
 use super::dataplane::{Handle, Shared};
 use super::history::History;
@@ -202,6 +203,7 @@ fn start(config: &Config) -> Result<Running> {
         start,
         applying: tokio::sync::Mutex::default(),
         compiler: std::sync::Mutex::default(),
+        checks: Arc::new(Checks::new(config.check.tables.then_some(Checking::ORACLE))),
     };
     let told = own_requests.clone();
     let parts = ControlParts {

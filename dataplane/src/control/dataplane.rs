@@ -19,6 +19,7 @@ use policy_compiler::tables::{Capacity, Tables};
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_blocking;
 
+use super::checks::Checks;
 use super::explain;
 use super::history::{History, decided_by};
 use super::hits::{self, Hits};
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     pub(super) applying: Mutex<()>,
     /// The state in force, once there is one. Locked for as long as something is compiled or copied, never across an `await`.
     pub(super) compiler: std::sync::Mutex<Option<Compiler>>,
+    pub(super) checks: Arc<Checks>,
 }
 
 impl Handle {
@@ -127,10 +129,13 @@ impl Dataplane for Handle {
         if let Some(expected) = expected.filter(|expected| *expected != running) {
             return Err(conflict("Apply", "expected_generation", expected, running));
         }
+        let checks = Arc::clone(&self.shared.checks);
         let compile = move |before: &mut Option<Compiler>| {
-            Compiler::new(intent, running + 1, &Capacity::default(), before.as_ref())
+            let compiled = Compiler::new(intent, running + 1, &Capacity::default(), before.as_ref());
+            let mut compiled = compiled.map_err(not_compiled)?;
+            checks.whole(&mut compiled).map(|()| compiled)
         };
-        let compiled = self.compiling(compile).await?.map_err(not_compiled)?;
+        let compiled = self.compiling(compile).await??;
         let (in_force, answer) =
             self.put_in_force(compiled.tables().clone(), Touched::Everything, began).await;
         if in_force {
@@ -147,9 +152,11 @@ impl Dataplane for Handle {
         if base != running {
             return Err(conflict());
         }
+        let checks = Arc::clone(&self.shared.checks);
         let prepare = move |compiler: &mut Option<Compiler>| {
             let compiler = compiler.as_mut().ok_or_else(conflict)?;
-            compiler.prepare(update, running + 1).map_err(not_compiled)
+            let prepared = compiler.prepare(update, running + 1).map_err(not_compiled)?;
+            checks.prepared(compiler, &prepared).map(|()| prepared)
         };
         let prepared = self.compiling(prepare).await??;
         let (tables, touched) = (prepared.tables().clone(), prepared.touched().clone());
@@ -186,6 +193,7 @@ impl Dataplane for Handle {
                 .collect(),
             ports: self.ask(Request::PortStats).await.unwrap_or_default(),
             flows: BTreeMap::from([("ipv4".into(), table_stats(&v4)), ("ipv6".into(), table_stats(&v6))]),
+            checks: shared.checks.stats(),
         }
     }
 

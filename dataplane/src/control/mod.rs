@@ -17,6 +17,7 @@
 
 mod attach;
 pub mod build;
+mod checks;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;

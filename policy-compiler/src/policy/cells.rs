@@ -95,6 +95,18 @@ impl Cells {
         }
     }
 
+    /// The classes that have another number than 0.
+    pub(super) fn exceptions(&self) -> impl Iterator<Item = u32> {
+        let (few, many): (&[(u32, u32)], &[Option<Arc<Page>>]) = match self {
+            Cells::Few(places) => (places, &[]),
+            Cells::Many(pages) => (&[], pages),
+        };
+        let few = few.iter().copied();
+        let many = many.iter().zip(0..).filter_map(|(page, at)| Some((page.as_deref()?, at * PAGE as u32)));
+        let many = many.flat_map(|(page, first)| (first..).zip(page.iter().copied()));
+        few.chain(many).filter(|(_, number)| *number > 0).map(|(class, _)| class)
+    }
+
     /// How many bytes they take, pages left out.
     pub(super) fn bytes(&self) -> usize {
         match self {
@@ -158,6 +170,10 @@ mod tests {
                 let before = (cells.clone(), twin.clone());
                 cells = cells.with(&added, &mut pool);
                 twin.extend(added);
+                let mut exceptions: Vec<u32> = cells.exceptions().collect();
+                exceptions.sort_unstable();
+                let expected = twin.iter().filter(|(_, number)| **number > 0).map(|(class, _)| *class);
+                prop_assert_eq!(exceptions, expected.collect::<Vec<_>>());
                 for class in (0..9100).chain([u32::MAX - 1]) {
                     prop_assert_eq!(cells.number(class), twin.get(&class).copied().unwrap_or(0));
                     prop_assert_eq!(before.0.number(class), before.1.get(&class).copied().unwrap_or(0));

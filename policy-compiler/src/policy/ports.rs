@@ -180,7 +180,6 @@ impl PortList {
     }
 
     /// The segments: the first key of each with the decision from there on.
-    #[cfg(feature = "kubernetes")]
     pub(super) fn decisions(&self) -> Vec<(u32, Decision)> {
         let list: &[Segment] = match &self.segments {
             Segments::Few(list) => list,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use policy_compiler::check::Checked;
 use policy_compiler::intent::{
     Action, Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, IpBlock, MAX_PRIORITY, Node,
     ObjectName, Peers, Policy, PolicyKind, PortMatch, PortSelector, Protocol, Revocation, Rule, Service,
@@ -15,9 +16,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::contract::{
-    AddPort, Applied, Basis, DecidedBy, Direction, DropEvent, ExplainQuery, Explanation, FlowInfo,
-    FlowTableStats, PolicyDecision, PolicyHits, PortInfo, PortRole, PortStats, Refusal, RefusalKind,
-    RuleHits, RuleRef, State, Stats, WorkerStats,
+    AddPort, Applied, Basis, CheckReport, CheckStats, DecidedBy, Direction, DropEvent, ExplainQuery,
+    Explanation, FlowInfo, FlowTableStats, PolicyDecision, PolicyHits, PortInfo, PortRole, PortStats,
+    Refusal, RefusalKind, RuleHits, RuleRef, State, Stats, WorkerStats,
 };
 
 fn text() -> impl Strategy<Value = String> {
@@ -235,6 +236,7 @@ pub(super) fn refusal() -> impl Strategy<Value = Refusal> {
         Just(RefusalKind::Capacity),
         Just(RefusalKind::Conflict),
         Just(RefusalKind::System),
+        Just(RefusalKind::CheckFailed),
     ];
     (text(), text(), text(), kind).prop_map(|(object, field, problem, kind)| Refusal {
         object,
@@ -251,13 +253,37 @@ fn counts() -> impl Strategy<Value = BTreeMap<String, u64>> {
 pub(super) fn stats() -> impl Strategy<Value = Stats> {
     let flows = btree_map(text(), flow_table(), 0..3);
     let uptime = any::<f64>().prop_filter("equal to itself", |seconds| !seconds.is_nan());
-    (uptime, any::<u64>(), vec(worker(), 0..3), vec(port_stats(), 0..3), flows).prop_map(
-        |(uptime_seconds, generation, workers, ports, flows)| Stats {
+    (uptime, any::<u64>(), vec(worker(), 0..3), vec(port_stats(), 0..3), flows, checks()).prop_map(
+        |(uptime_seconds, generation, workers, ports, flows, checks)| Stats {
             uptime_seconds,
             generation,
             workers,
             ports,
             flows,
+            checks,
+        },
+    )
+}
+
+fn checks() -> impl Strategy<Value = CheckStats> {
+    let checked = || {
+        any::<[u64; 5]>().prop_map(|[generation, subjects, classes, witnesses, left_out]| Checked {
+            generation,
+            subjects,
+            classes,
+            witnesses,
+            left_out,
+        })
+    };
+    let report = (checked(), any::<u64>(), vec(text(), 0..3))
+        .prop_map(|(checked, total, mismatches)| CheckReport { checked, total, mismatches });
+    (any::<[u64; 3]>(), checked(), option::of(report)).prop_map(
+        |([passed, refused, microseconds], last, report)| CheckStats {
+            passed,
+            refused,
+            microseconds,
+            last,
+            report,
         },
     )
 }
