@@ -368,7 +368,7 @@ fn answers() {
     let state = proto::GetStateResponse::default();
     assert_eq!(named(State::try_from(state)), row("Message", "intent", "is missing"));
 
-    for (kind, problem) in [(0, "is unspecified"), (7, "7 is no value that is known")] {
+    for (kind, problem) in [(0, "is unspecified"), (8, "8 is no value that is known")] {
         let refusal = proto::Refusal { kind, ..Default::default() };
         assert_eq!(named(Refusal::try_from(refusal)), row("Message", "kind", problem));
     }
