@@ -129,7 +129,6 @@ impl Segment {
         Segment(u64::from(key) << 32 | u64::from(u32::MAX))
     }
 
-    #[cfg(feature = "kubernetes")]
     fn first(self) -> u32 {
         (self.0 >> 32) as u32
     }
