@@ -11,6 +11,7 @@
 //! * [`wire`]: bytes to [`wire::Parsed`] and back; ARP, ND, ICMP errors.
 //! * [`snapshot`]: what a worker judges by: tables, ports, egress templates; how it is published.
 //! * [`validity`]: which judgements of earlier generations still hold.
+//! * [`shadow`]: a candidate that flows are judged by as well, without effect.
 //! * [`simulate`]: a capture through the same pipeline, offline.
 //! * `control`: penstockd around the workers: ports, neighbours, gRPC, configuration.
 //!
@@ -25,6 +26,7 @@ pub mod judge;
 pub mod messages;
 pub mod pipeline;
 pub mod publish;
+pub mod shadow;
 pub mod simulate;
 pub mod snapshot;
 mod sync;

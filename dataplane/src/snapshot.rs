@@ -4,12 +4,14 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use ipnet::IpNet;
 use policy_compiler::tables::Tables;
 
 use crate::flow::Entry;
+use crate::shadow::Shadow;
 use crate::validity::Validity;
 use crate::wire::ETHERNET_LEN;
 use crate::wire::vxlan::{TEMPLATE_V4_LEN, TEMPLATE_V6_LEN};
@@ -58,6 +60,8 @@ pub struct Snapshot {
     pub snat_ports: (u16, u16),
     /// Whether workers are to report drops one by one (someone watches).
     pub watch_drops: bool,
+    /// The candidate that flows are judged by as well, without effect; its numbers are of no flow's entry.
+    pub shadow: Option<Arc<Shadow>>,
 }
 
 /// Whether there is a way, and if not, why.
@@ -185,6 +189,7 @@ impl Snapshot {
             gateway_v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
             snat_ports: (61000, 65535),
             watch_drops: false,
+            shadow: None,
         }
     }
 

@@ -165,6 +165,7 @@ pub fn snapshot(world: &World) -> Snapshot {
         gateway_v6: settings.gateway_v6,
         snat_ports: settings.snat_ports,
         watch_drops,
+        shadow: None,
     }
 }
 

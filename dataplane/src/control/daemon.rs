@@ -199,6 +199,7 @@ fn start(config: &Config) -> Result<Running> {
         start,
         applying: tokio::sync::Mutex::default(),
         compiler: std::sync::Mutex::default(),
+        candidate: std::sync::Mutex::default(),
     };
     let told = own_requests.clone();
     let parts = ControlParts {

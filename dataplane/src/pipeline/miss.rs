@@ -100,6 +100,7 @@ impl Pipeline {
         match reason {
             DropReason::PolicyEgress | DropReason::PolicyIngress => {
                 self.insert(item.parsed.v6, &entry, turn.now.seconds);
+                self.compare_judged(turn, &entry.key, item.parsed.v6, decision);
                 self.end(turn, item, frame, reason, Some(&entry));
             }
             DropReason::ServiceReject => self.answer_with_reject(turn, item, frame),
@@ -137,6 +138,7 @@ impl Pipeline {
         let Some(slot) = self.insert_pair(v6, forward, reply, turn.now.seconds) else {
             return self.end(turn, item, frame, DropReason::FlowTableFull, Some(&forward));
         };
+        self.compare_judged(turn, &forward.key, v6, decision);
         self.replay(turn, item, frame, &Found { slot, entry: forward });
     }
 
@@ -204,6 +206,7 @@ impl Pipeline {
                 }
             }
         }
+        self.compare_judged(turn, &key, v6, &decision);
         self.update(v6, &forward);
         self.update(v6, &reply);
         let entry = if is_reply { reply.entry } else { forward.entry };

@@ -23,6 +23,11 @@ impl Outputs {
         Outputs { worker, queues: Vec::new(), touched: Vec::new(), links }
     }
 
+    /// The worker's number.
+    pub(super) fn worker(&self) -> u16 {
+        self.worker
+    }
+
     /// Makes a queue for a port of this worker.
     pub fn open(&mut self, port: PortIndex) {
         let wanted = port as usize + 1;

@@ -15,7 +15,7 @@ use crate::publish::Publisher;
 use crate::snapshot::Snapshot;
 
 /// A control thread without workers.
-fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
+pub(in super::super) fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
     let start = Instant::now();
     let publication = Publication::new(Snapshot::empty(), 0);
     let flows = Arc::new(FlowTables::new(256, 256, HugePages::Never, 1).unwrap());
@@ -32,6 +32,7 @@ fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
         start,
         applying: Mutex::default(),
         compiler: std::sync::Mutex::default(),
+        candidate: std::sync::Mutex::default(),
     });
     let control = Control::new(ControlParts {
         settings: Settings {
@@ -59,7 +60,7 @@ fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
     (handle, std::thread::spawn(move || control.run()), asked)
 }
 
-fn intent() -> Intent {
+pub(in super::super) fn intent() -> Intent {
     let node = |name: &str, last: u8| Node {
         name: name.into(),
         addresses: vec![Ipv4Addr::new(192, 0, 2, last).into()],

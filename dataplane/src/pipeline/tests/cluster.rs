@@ -11,6 +11,7 @@
 //! The db takes only TCP 27017 from the client, and sends only UDP 53. P4 is on node-a without a port.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use policy_compiler::intent::{
@@ -19,6 +20,7 @@ use policy_compiler::intent::{
 };
 use policy_compiler::tables::{Capacity, Tables};
 
+use crate::shadow::Shadow;
 use crate::snapshot::{Egress, MAX_HEADER, Mac, PortIndex, PortView, Role, Snapshot, Underlay, Way};
 use crate::wire::vxlan;
 
@@ -147,6 +149,7 @@ pub(super) struct Cluster {
     /// The worker of each port.
     pub(super) workers: [u16; PORTS],
     pub(super) watch_drops: bool,
+    pub(super) shadow: Option<Arc<Shadow>>,
     pub(super) mtu: [u16; PORTS],
 }
 
@@ -160,6 +163,7 @@ impl Cluster {
             silent: vec![],
             workers: [0; PORTS],
             watch_drops: false,
+            shadow: None,
             mtu: [1500; PORTS],
         }
     }
@@ -251,6 +255,7 @@ impl Cluster {
             gateway_v6: GATEWAY.v6.into(),
             snat_ports: self.snat_ports,
             watch_drops: self.watch_drops,
+            shadow: self.shadow.clone(),
             ..Snapshot::empty()
         }
     }
@@ -375,7 +380,7 @@ pub(super) fn policy(
     }
 }
 
-fn rule(identity: Option<u32>, protocol: Protocol, port: u16) -> Rule {
+pub(super) fn rule(identity: Option<u32>, protocol: Protocol, port: u16) -> Rule {
     let peers = identity.map(|identity| Peers { identities: vec![identity], blocks: vec![] });
     let ports = Some(vec![PortMatch { protocol, port: PortSelector::Range(port, port) }]);
     Rule { peers, ports, ..Rule::default() }

@@ -6,6 +6,7 @@
 //! * `rows`: a packet and the reason it ends by, for every reason.   * `paths`: a packet and what leaves instead.
 //! * `answers`: what is said back.                                   * `errors`: ICMP errors through translations.
 //! * `generations`: what changes under a live flow.                  * `properties`: laws over random traffic.
+//! * `shadow`: a candidate beside the tables.
 //! * `workers`: two of them, and a thread.                           * `endpoints`: TCP between `smoltcp` stacks.
 
 mod answers;
@@ -20,5 +21,6 @@ mod properties;
 mod revocation;
 mod rows;
 mod seen;
+mod shadow;
 mod updates;
 mod workers;
