@@ -1,5 +1,5 @@
 //! [`Counted`]: what the workers have counted of a candidate, by names. Numbers of active rules mean something only beside their rules,
-//! so that the workers begin to count anew where those change; what was counted before is put away by names.
+//! so that the workers begin to count anew where others come that do not continue those before; what was counted before is put away by names.
 //!
 //! ```text
 //!   legs:  [ rules A, until epoch 7 ] [ rules B, now ]          all workers past 7 ──► A's counts by names, in `past`
@@ -42,8 +42,9 @@ impl Counted {
     /// The shadow to publish beside `tables`.
     pub(super) fn beside(&mut self, tables: &Tables) -> Arc<Shadow> {
         let rules = tables.policy.origins();
-        let last = self.legs.last().filter(|leg| leg.rules.is(&rules));
-        if let Some(leg) = last {
+        if let Some(leg) = self.legs.last_mut().filter(|leg| rules.continues(&leg.rules)) {
+            // They name the rules of both.
+            leg.rules = rules;
             return Arc::clone(&leg.shadow);
         }
         // There is one always; without any, nothing would be compared.

@@ -172,7 +172,8 @@ fn counts_are_by_names_and_outlive_the_rules_that_they_were_counted_under() {
     counted.published(5);
     // The same rules: the same counts; others: from zero, beside them.
     assert!(Arc::ptr_eq(&first, &count(&mut counted, &running, 1)));
-    let other = tables(false);
+    let mut compiler = Compiler::new(state(false), 4, &Capacity::default(), None).unwrap();
+    let other = compiler.tables().clone();
     let second = count(&mut counted, &other, 0);
     assert!(!Arc::ptr_eq(&first, &second));
     counted.published(6);
@@ -191,7 +192,11 @@ fn counts_are_by_names_and_outlive_the_rules_that_they_were_counted_under() {
     counted.fold(&candidate.policy, &other, |epoch| epoch <= 6);
     assert_eq!(Arc::strong_count(&first), 1, "it is put away");
     check(&counted);
-    assert!(Arc::ptr_eq(&second, &counted.beside(&other)));
+    // A policy more: the rules before keep their numbers, and their counts.
+    let more = Update { policies: state(true).policies, ..Update::default() };
+    let continued = compiler.prepare(more, 5).unwrap().tables().clone();
+    assert!(!continued.policy.origins().is(&other.policy.origins()));
+    assert!(Arc::ptr_eq(&second, &counted.beside(&continued)));
 }
 
 fn record(src: IpAddr, dst: IpAddr) -> DifferenceRecord {
