@@ -67,7 +67,9 @@ fn rigs(packets: &Packets, sample: u32, candidate: Candidate) -> [Rig; 2] {
 
 fn hits(name: &str, packets: &Packets, sample: u32, candidate: Candidate) {
     let mut rigs = rigs(packets, sample, candidate);
-    rigs.iter_mut().for_each(|rig| drop(rig.pass()));
+    for rig in &mut rigs {
+        rig.pass();
+    }
     let judged = rigs.each_ref().map(|rig| rig.hits_and_misses().1);
     compare(name, packets, sample, &mut rigs, Rig::pass);
     assert_eq!(rigs.each_ref().map(|rig| rig.hits_and_misses().1), judged, "every packet was a hit");
@@ -83,7 +85,9 @@ fn misses(name: &str, packets: &Packets, sample: u32, candidate: Candidate) {
 }
 
 fn compare(name: &str, packets: &Packets, sample: u32, rigs: &mut [Rig; 2], pass: impl Fn(&mut Rig) -> Cost) {
-    rigs.iter_mut().for_each(|rig| drop(pass(rig)));
+    for rig in rigs.iter_mut() {
+        pass(rig);
+    }
     let pairs: Vec<[f64; 2]> = (0..PAIRS.max(PACKETS / packets.count()))
         .map(|pair| {
             let mut costs = [0.0; 2];
