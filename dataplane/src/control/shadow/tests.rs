@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use agent_api::contract::Dataplane;
 use policy_compiler::intent::update::Update;
-use policy_compiler::intent::{Endpoint, Identity, ObjectName, Policy};
+use policy_compiler::intent::{Endpoint, Identity, ObjectName, Policy, Rule};
 
 use super::super::dataplane::tests::{intent, start};
 use super::*;
@@ -193,7 +193,8 @@ fn counts_are_by_names_and_outlive_the_rules_that_they_were_counted_under() {
     assert_eq!(Arc::strong_count(&first), 1, "it is put away");
     check(&counted);
     // A policy more: the rules before keep their numbers, and their counts.
-    let more = Update { policies: state(true).policies, ..Update::default() };
+    let policies = vec![Policy { ingress: Some(vec![Rule::default()]), ..state(true).policies.remove(0) }];
+    let more = Update { policies, ..Update::default() };
     let continued = compiler.prepare(more, 5).unwrap().tables().clone();
     assert!(!continued.policy.origins().is(&other.policy.origins()));
     assert!(Arc::ptr_eq(&second, &counted.beside(&continued)));
