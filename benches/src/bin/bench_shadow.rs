@@ -6,7 +6,8 @@
 //! | `misses` | as `miss_small`: judged, put into the flow table; with a shadow every flow is compared |
 //!
 //! The candidate says what the running state says, by tables of its own; in the rows `denies` it denies every flow, so that each is also
-//! counted by its rule and, up to the rate, told of. Medians over pairs of passes; the order within a pair alternates.
+//! counted by its rule and, up to the rate, told of. Medians over pairs of passes; the order within a pair alternates. Arguments: parts of
+//! the names of the rows to run; all without.
 
 #![allow(clippy::print_stdout, reason = "the table is what it is for")]
 #![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
@@ -35,9 +36,14 @@ enum Candidate {
 }
 
 fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
     println!("{:24} {:>8} {:>14} {:>14} {:>8}", "row", "sample", "cycles/packet", "with a shadow", "ratio");
     for (name, v6, flows) in [("16k", false, 16 << 10), ("16k, IPv6", true, 16 << 10), ("1m", false, 1 << 20)]
     {
+        if !is_wanted(name) {
+            continue;
+        }
         let packets = match v6 {
             false => Packets::Short(cluster::to_services_of(&SMALL, flows)),
             true => cluster::to_services_v6(&SMALL, flows),
