@@ -14,8 +14,8 @@ use tonic::{Code, Status, Streaming};
 
 use crate::address::{Address, AddressError};
 use crate::contract::{
-    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PortInfo, Refusal, ShadowDifference,
-    ShadowStatus, State, Stats,
+    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PolicyHits, PortInfo, Refusal,
+    ShadowDifference, ShadowStatus, State, Stats,
 };
 use crate::convert::FieldError;
 use crate::convert::calls::{added_port, flow_list, port_list};
@@ -210,7 +210,8 @@ impl Client {
     /// [`ClientError`].
     pub async fn explain(&self, query: ExplainQuery) -> Result<Explanation, ClientError> {
         let answer = self.grpc.clone().explain(proto::ExplainRequest::from(query)).await;
-        Ok(answer.map_err(|status| self.error("Explain", status))?.into_inner().into())
+        let answer = answer.map_err(|status| self.error("Explain", status))?;
+        Explanation::try_from(answer.into_inner()).map_err(unreadable("Explain"))
     }
 
     /// Attaches a device as a port.
@@ -251,6 +252,16 @@ impl Client {
         let answer = self.grpc.clone().list_flows(request).await;
         let answer = answer.map_err(|status| self.error("ListFlows", status))?;
         flow_list(answer.into_inner()).map_err(unreadable("ListFlows"))
+    }
+
+    /// How often each rule of the running policies has decided.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rule_hits(&self) -> Result<PolicyHits, ClientError> {
+        let answer = self.grpc.clone().list_rule_hits(proto::ListRuleHitsRequest {}).await;
+        let answer = answer.map_err(|status| self.error("ListRuleHits", status))?;
+        PolicyHits::try_from(answer.into_inner()).map_err(unreadable("ListRuleHits"))
     }
 
     /// Sets a candidate beside the running state; see [`Dataplane::set_shadow`](crate::contract::Dataplane::set_shadow).

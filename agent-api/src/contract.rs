@@ -1,18 +1,22 @@
 //! What a dataplane can be asked, in plain types. The server turns gRPC into calls of [`Dataplane`]; the typed client
 //! offers the same types on the other side.
 
+mod rules;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
+use policy_compiler::check::Checked;
 use policy_compiler::intent::Intent;
 use policy_compiler::intent::update::Update;
 use serde::{Deserialize, Serialize};
 
 mod shadow;
 
+pub use rules::{Basis, DecidedBy, Direction, PolicyDecision, PolicyHits, RuleHits, RuleRef};
 pub use shadow::{DEFAULT_SAMPLE, ShadowDifference, ShadowRow, ShadowStatus};
 
 /// Something that forwards packets by tables. Implemented by penstockd, and by a recording double in tests.
@@ -71,6 +75,9 @@ pub trait Dataplane: Send + Sync + 'static {
 
     /// Live flow entries, at most `limit`.
     fn flows(&self, limit: usize) -> impl Future<Output = Vec<FlowInfo>> + Send;
+
+    /// How often each rule of the running policies has decided, read without stopping anything.
+    fn rule_hits(&self) -> impl Future<Output = PolicyHits> + Send;
 
     /// Sets a candidate beside the running state, in place of any before it: from the answer on flows are judged by both, and what
     /// the candidate says has no effect. Of established flows one in `sample` is compared.
@@ -150,6 +157,10 @@ impl<D: Dataplane> Dataplane for Arc<D> {
         D::flows(self, limit)
     }
 
+    fn rule_hits(&self) -> impl Future<Output = PolicyHits> + Send {
+        D::rule_hits(self)
+    }
+
     fn set_shadow(
         &self,
         intent: Intent,
@@ -212,6 +223,8 @@ pub enum RefusalKind {
     Capacity,
     /// The expected generation is not the running one (ABORTED).
     Conflict,
+    /// The tables that were compiled do not say what the policies say (INTERNAL).
+    CheckFailed,
     /// The machine would not (INTERNAL).
     System,
 }
@@ -240,6 +253,35 @@ pub struct Stats {
     pub ports: Vec<PortStats>,
     /// Flow entries in use, by table ("ipv4", "ipv6"), and their capacity.
     pub flows: BTreeMap<String, FlowTableStats>,
+    /// What became of checked compilation.
+    #[serde(default)]
+    pub checks: CheckStats,
+}
+
+/// Checked compilation: tables that were held to the policies before they were put in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStats {
+    /// Generations that passed.
+    pub passed: u64,
+    /// Generations that were refused.
+    pub refused: u64,
+    /// What the last check took, in microseconds.
+    pub microseconds: u64,
+    /// What was asked of the last generation that passed.
+    pub last: Checked,
+    /// Of the last generation that was refused.
+    pub report: Option<CheckReport>,
+}
+
+/// Why a generation was refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// What was asked.
+    pub checked: Checked,
+    /// How many answers differ.
+    pub total: u64,
+    /// The first of them, a sentence each: the witness, what the table says of it, and what the policies say.
+    pub mismatches: Vec<String>,
 }
 
 /// Counters of one worker. The law: `rx + generated = tx + drops + held`.
@@ -328,6 +370,8 @@ pub struct DropEvent {
     pub protocol: u8,
     /// The rule that decided, such as `NetworkPolicy db/mongo ingress[0]`; empty where no policy was asked.
     pub rule: String,
+    /// The same, field by field.
+    pub decided_by: Option<DecidedBy>,
     /// The generation it was judged under.
     pub generation: u64,
     /// Events lost since the one before (sampling and slow readers).
@@ -364,6 +408,8 @@ pub struct Explanation {
     pub egress: String,
     /// Policy for the destination.
     pub ingress: String,
+    /// Both, field by field, in this order; none where policy was not asked.
+    pub decisions: Vec<PolicyDecision>,
     /// The chosen Service backend, where the destination is a Service.
     pub backend: Option<String>,
 }
@@ -437,6 +483,8 @@ pub struct FlowInfo {
     pub translated_dst: Option<String>,
     /// The rule that decided.
     pub rule: String,
+    /// The same, field by field.
+    pub decided_by: Option<DecidedBy>,
     /// Seconds since its last packet.
     pub idle_seconds: u32,
     /// Packets in this direction.

@@ -66,7 +66,7 @@ fn code(kind: RefusalKind) -> Code {
         RefusalKind::Exists => Code::AlreadyExists,
         RefusalKind::Capacity => Code::ResourceExhausted,
         RefusalKind::Conflict => Code::Aborted,
-        RefusalKind::System => Code::Internal,
+        RefusalKind::System | RefusalKind::CheckFailed => Code::Internal,
     }
 }
 
@@ -94,6 +94,7 @@ mod tests {
             (RefusalKind::Capacity, Code::ResourceExhausted),
             (RefusalKind::Conflict, Code::Aborted),
             (RefusalKind::System, Code::Internal),
+            (RefusalKind::CheckFailed, Code::Internal),
         ];
         for (kind, code) in rows {
             let refusal = Refusal {

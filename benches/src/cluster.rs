@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use agent_api::contract::PortRole;
 use dataplane::control::build::{self, PortFacts, Settings, Surroundings, World};
+use dataplane::rule_hits::HitTable;
 use dataplane::snapshot::{Mac, PortIndex, Snapshot};
 use dataplane::validity::Validity;
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
@@ -254,7 +255,8 @@ pub fn snapshot_by(tables: &Tables) -> Snapshot {
         settings: &settings,
         watch_drops: false,
     };
-    Snapshot { validity: Validity::only(1), ..build::snapshot(&world) }
+    let rule_hits = Arc::new(HitTable::new(1, 1, &tables.policy.origins()));
+    Snapshot { validity: Validity::only(1), rule_hits, ..build::snapshot(&world) }
 }
 
 /// A TCP segment of the client.

@@ -14,13 +14,17 @@
 //! * [`flood`]: SYNs by the million beside flows that both ends speak in.
 //! * [`memif`]: a whole worker between two memifs, against DPDK's testpmd (`make bench-memif`).
 //! * [`rig`]: a whole worker between such ports, and the same ports without a worker.
+//! * [`rulesets`]: generated sets of 10 to 100,000 rules, and flows that they allow, deny and say nothing of.
+//! * [`classifiers`]: other ways to judge by them: what the policy tables are measured against.
 //!
-//! `benches/stages.rs` measures single stages by criterion, `benches/pipeline.rs` the whole turn in ns and in TSC cycles a packet.
+//! `benches/stages.rs` measures single stages by criterion, `benches/policy.rs` the policy tables beside other classifiers,
+//! `benches/pipeline.rs` the whole turn in ns and in TSC cycles a packet.
 //! `bench-updates` replaces the tables of a large cluster under load.
 //! It is not for: the network (see `make bench-peers`), correctness (see the crates' own tests).
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to say")]
 
+pub mod classifiers;
 pub mod cluster;
 pub mod flood;
 pub mod large;
@@ -29,3 +33,4 @@ pub mod memif;
 pub mod paced;
 pub mod replay;
 pub mod rig;
+pub mod rulesets;

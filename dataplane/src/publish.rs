@@ -63,10 +63,11 @@ pub struct Stuck {
 
 impl Publisher {
     /// Publishes `snapshot`, whose tables differ from the last ones' in what `touched` says; judgements of other flows hold. Where
-    /// the ways out differ, too, none does.
+    /// the ways out differ, too, or numbers of rules stand for others, none does.
     pub fn publish_touching(&mut self, mut snapshot: Snapshot, touched: &Touched) -> u32 {
         let last = self.publication().load();
-        if *touched != Touched::Everything && snapshot.has_ways_of(&last) {
+        let rules_continue = snapshot.rule_hits.continues(&last.rule_hits);
+        if *touched != Touched::Everything && rules_continue && snapshot.has_ways_of(&last) {
             snapshot.validity = last.validity.after(self.next_epoch(), touched);
         }
         self.publish(snapshot)

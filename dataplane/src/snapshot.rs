@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use policy_compiler::tables::Tables;
 
 use crate::flow::Entry;
+use crate::rule_hits::HitTable;
 use crate::shadow::Shadow;
 use crate::validity::Validity;
 use crate::wire::ETHERNET_LEN;
@@ -60,6 +61,8 @@ pub struct Snapshot {
     pub snat_ports: (u16, u16),
     /// Whether workers are to report drops one by one (someone watches).
     pub watch_drops: bool,
+    /// Where workers count the hits of `tables.policy`'s rules.
+    pub rule_hits: Arc<HitTable>,
     /// The candidate that flows are judged by as well, without effect; its numbers are of no flow's entry.
     pub shadow: Option<Arc<Shadow>>,
 }
@@ -189,6 +192,7 @@ impl Snapshot {
             gateway_v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
             snat_ports: (61000, 65535),
             watch_drops: false,
+            rule_hits: Arc::default(),
             shadow: None,
         }
     }

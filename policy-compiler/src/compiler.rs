@@ -17,11 +17,14 @@
 //! The slow twin is [`Update::apply_to`] with [`Tables::compile`]: the answers are the same, numbers of Services, endpoints and
 //! rules need not be.
 
+mod checked;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::check::Checker;
 use crate::intent::update::Update;
 use crate::intent::{Endpoint, Identity, Intent, Node, Policy, Service};
 use crate::policy::{Book, Changes, PolicyTable, Updated};
@@ -50,6 +53,8 @@ pub struct Compiler {
     tables: Tables,
     /// What the next policy table is made from; gone where an update was prepared and not made.
     book: Option<Book>,
+    /// There from the first check on.
+    checker: Option<Checker>,
 }
 
 /// Addresses of which tables may say something else than those before them: as a flow's source or destination, before translation
@@ -136,6 +141,7 @@ impl Compiler {
             pool,
             tables,
             book: Some(book),
+            checker: None,
         })
     }
 
@@ -161,6 +167,11 @@ impl Compiler {
     /// This node, where it is among the nodes.
     pub fn node(&self) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == self.node)
+    }
+
+    /// The policies in force.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.iter()
     }
 
     /// Address ranges of Services.
@@ -256,6 +267,7 @@ impl Compiler {
 
     /// Makes the update that was prepared last: its tables are in force.
     pub fn commit(&mut self, prepared: Prepared) {
+        self.commit_checker(&prepared);
         let Prepared { tables, update, amounts, book, endpoints, policies, services, .. } = prepared;
         self.identities.extend(update.identities);
         self.endpoints.commit(&endpoints, update.endpoints);
@@ -302,4 +314,4 @@ fn updated(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

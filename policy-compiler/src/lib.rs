@@ -10,12 +10,14 @@
 //! * [`intent`]: the whole wanted state of one node, in Penstock's own words: what an `Apply` carries.
 //! * [`tables`]: the immutable, compiled answer: policy, services, routes; each with its slow oracle beside it.
 //! * [`compiler`]: the state in force; makes the next tables from what an [`intent::update::Update`] changes.
+//! * [`check`]: holds tables to the state that they were compiled from, before they are put in force.
 //! * `analysis` (feature `kubernetes`): what a change of policy changes, who reaches whom, what is wrong with the objects, and why.
 //! * `manifest`, `objects` (feature `kubernetes`): ordinary YAML and `k8s-openapi` types to [`intent::Intent`].
 //!
 //! Pure: no I/O, no clock, no threads, no `unsafe`. It is not for: packets (see `dataplane`), transport of the
 //! state (see `agent-api`), L7.
 
+pub mod check;
 pub mod compiler;
 #[cfg(test)]
 #[cfg(feature = "kubernetes")]

@@ -29,9 +29,9 @@
 
 mod blocks;
 mod book;
+mod cells;
 mod classes;
 mod groups;
-#[cfg(feature = "kubernetes")]
 pub(crate) mod inspect;
 mod parts;
 mod ports;
@@ -55,8 +55,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub(crate) use self::book::{Book, Changes, Updated};
+use self::cells::Cells;
 use self::ports::PortList;
-use self::rows::Pages;
 use crate::intent::{Intent, ObjectName, PolicyKind, Revocation};
 use crate::prefix::PrefixMap;
 use crate::shared_map::SharedMap;
@@ -197,7 +197,7 @@ struct End {
 #[derive(Debug, Default, Clone)]
 struct Subject {
     /// From a class of peers to a number.
-    pages: Pages,
+    cells: Cells,
     /// By those numbers.
     lists: Arc<[PortList]>,
     policies: Arc<[Arc<PolicyOrigin>]>,
@@ -404,7 +404,7 @@ impl Rules {
     #[inline]
     fn list(&self, subject: u32, class: u32) -> Option<&PortList> {
         let subject = self.subjects.get(subject)?;
-        subject.lists.get(subject.pages.number(class) as usize)
+        subject.lists.get(subject.cells.number(class) as usize)
     }
 }
 

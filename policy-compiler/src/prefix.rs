@@ -39,7 +39,6 @@ impl<T: Copy> PrefixMap<T> {
 
     /// The ranges of one family, ascending: the first address of each, as a number, with what holds from there on. Before
     /// the first nothing does.
-    #[cfg(feature = "kubernetes")]
     pub(crate) fn ranges(&self, ipv6: bool) -> Box<dyn Iterator<Item = (u128, Option<T>)> + '_> {
         if ipv6 {
             Box::new(self.v6.starts.iter().copied().zip(self.v6.values.iter().copied()))

@@ -117,6 +117,11 @@ impl<T: Part> Slots<T> {
         self.parts.iter().flatten()
     }
 
+    /// The parts with their numbers.
+    pub(crate) fn numbered(&self) -> impl Iterator<Item = (u32, &T)> {
+        (0..).zip(&self.parts).filter_map(|(number, part)| Some((number, part.as_ref()?)))
+    }
+
     /// The part of that number.
     pub(crate) fn get(&self, number: u32) -> Option<&T> {
         self.parts.get(number as usize)?.as_ref()

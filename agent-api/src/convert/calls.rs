@@ -2,13 +2,15 @@
 
 use policy_compiler::intent::Intent;
 
+use super::intent::all;
+use super::rules::optional_decided_by;
 use super::{
     FieldError, InField, address, address_bytes, list, mac, optional_address, optional_address_bytes,
     optional_mac, optional_mac_bytes, port, protocol_number, required, unknown, unspecified,
 };
 use crate::contract::{
-    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PortInfo, PortRole, Refusal,
-    RefusalKind, State,
+    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PolicyDecision, PortInfo, PortRole,
+    Refusal, RefusalKind, State,
 };
 use crate::proto;
 
@@ -67,6 +69,7 @@ impl From<Refusal> for proto::Refusal {
             RefusalKind::Capacity => proto::RefusalKind::Capacity,
             RefusalKind::Conflict => proto::RefusalKind::Conflict,
             RefusalKind::System => proto::RefusalKind::System,
+            RefusalKind::CheckFailed => proto::RefusalKind::CheckFailed,
         };
         proto::Refusal {
             object: refusal.object,
@@ -88,6 +91,7 @@ impl TryFrom<proto::Refusal> for Refusal {
             Ok(proto::RefusalKind::Capacity) => RefusalKind::Capacity,
             Ok(proto::RefusalKind::Conflict) => RefusalKind::Conflict,
             Ok(proto::RefusalKind::System) => RefusalKind::System,
+            Ok(proto::RefusalKind::CheckFailed) => RefusalKind::CheckFailed,
             Ok(proto::RefusalKind::Unspecified) => return Err(unspecified().within("kind")),
             Err(_) => return Err(unknown(message.kind).within("kind")),
         };
@@ -107,6 +111,7 @@ impl From<DropEvent> for proto::DropEvent {
             dst_port: event.dst_port.into(),
             protocol: event.protocol.into(),
             rule: event.rule,
+            decided_by: event.decided_by.map(Into::into),
             generation: event.generation,
             missed: event.missed,
         }
@@ -127,6 +132,7 @@ impl TryFrom<proto::DropEvent> for DropEvent {
             dst_port: port(message.dst_port).in_field("dst_port")?,
             protocol: protocol_number(message.protocol).in_field("protocol")?,
             rule: message.rule,
+            decided_by: optional_decided_by(message.decided_by)?,
             generation: message.generation,
             missed: message.missed,
         })
@@ -169,21 +175,25 @@ impl From<Explanation> for proto::ExplainResponse {
             egress: explanation.egress,
             ingress: explanation.ingress,
             backend: explanation.backend,
+            decisions: all(explanation.decisions),
         }
     }
 }
 
-impl From<proto::ExplainResponse> for Explanation {
-    fn from(message: proto::ExplainResponse) -> Self {
-        Explanation {
+impl TryFrom<proto::ExplainResponse> for Explanation {
+    type Error = FieldError;
+
+    fn try_from(message: proto::ExplainResponse) -> Result<Self, FieldError> {
+        Ok(Explanation {
             verdict: message.verdict,
             reason: message.reason,
             steps: message.steps,
             generation: message.generation,
             egress: message.egress,
             ingress: message.ingress,
+            decisions: list("decisions", message.decisions, PolicyDecision::try_from)?,
             backend: message.backend,
-        }
+        })
     }
 }
 
@@ -280,6 +290,7 @@ impl From<FlowInfo> for proto::Flow {
             translated_src: flow.translated_src,
             translated_dst: flow.translated_dst,
             rule: flow.rule,
+            decided_by: flow.decided_by.map(Into::into),
             idle_seconds: flow.idle_seconds,
             packets: flow.packets,
         }
@@ -302,6 +313,7 @@ impl TryFrom<proto::Flow> for FlowInfo {
             translated_src: message.translated_src,
             translated_dst: message.translated_dst,
             rule: message.rule,
+            decided_by: optional_decided_by(message.decided_by)?,
             idle_seconds: message.idle_seconds,
             packets: message.packets,
         })

@@ -1,6 +1,8 @@
 //! Counters: [`Stats`] and its rows. Nothing in them can be wrong on the wire, so both ways are `From`.
 
-use crate::contract::{FlowTableStats, PortStats, Stats, WorkerStats};
+use policy_compiler::check::Checked;
+
+use crate::contract::{CheckReport, CheckStats, FlowTableStats, PortStats, Stats, WorkerStats};
 use crate::proto;
 
 impl From<Stats> for proto::StatsResponse {
@@ -11,6 +13,7 @@ impl From<Stats> for proto::StatsResponse {
             workers: stats.workers.into_iter().map(Into::into).collect(),
             ports: stats.ports.into_iter().map(Into::into).collect(),
             flows: stats.flows.into_iter().map(|(table, stats)| (table, stats.into())).collect(),
+            checks: Some(stats.checks.into()),
         }
     }
 }
@@ -23,7 +26,60 @@ impl From<proto::StatsResponse> for Stats {
             workers: message.workers.into_iter().map(Into::into).collect(),
             ports: message.ports.into_iter().map(Into::into).collect(),
             flows: message.flows.into_iter().map(|(table, stats)| (table, stats.into())).collect(),
+            checks: message.checks.map(Into::into).unwrap_or_default(),
         }
+    }
+}
+
+impl From<CheckStats> for proto::CheckStats {
+    fn from(stats: CheckStats) -> Self {
+        proto::CheckStats {
+            passed: stats.passed,
+            refused: stats.refused,
+            microseconds: stats.microseconds,
+            last: Some(stats.last.into()),
+            report: stats.report.map(Into::into),
+        }
+    }
+}
+
+impl From<proto::CheckStats> for CheckStats {
+    fn from(message: proto::CheckStats) -> Self {
+        CheckStats {
+            passed: message.passed,
+            refused: message.refused,
+            microseconds: message.microseconds,
+            last: message.last.map(Into::into).unwrap_or_default(),
+            report: message.report.map(Into::into),
+        }
+    }
+}
+
+impl From<Checked> for proto::Checked {
+    fn from(checked: Checked) -> Self {
+        let Checked { generation, subjects, classes, witnesses, left_out } = checked;
+        proto::Checked { generation, subjects, classes, witnesses, left_out }
+    }
+}
+
+impl From<proto::Checked> for Checked {
+    fn from(message: proto::Checked) -> Self {
+        let proto::Checked { generation, subjects, classes, witnesses, left_out } = message;
+        Checked { generation, subjects, classes, witnesses, left_out }
+    }
+}
+
+impl From<CheckReport> for proto::CheckReport {
+    fn from(report: CheckReport) -> Self {
+        let CheckReport { checked, total, mismatches } = report;
+        proto::CheckReport { checked: Some(checked.into()), total, mismatches }
+    }
+}
+
+impl From<proto::CheckReport> for CheckReport {
+    fn from(message: proto::CheckReport) -> Self {
+        let proto::CheckReport { checked, total, mismatches } = message;
+        CheckReport { checked: checked.map(Into::into).unwrap_or_default(), total, mismatches }
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod calls;
 mod counters;
 mod intent;
 mod policies;
+mod rules;
 pub(crate) mod shadow;
 #[cfg(test)]
 mod tests;

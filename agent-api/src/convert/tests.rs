@@ -15,8 +15,8 @@ use prost::Message;
 use super::calls::{added_port, applied_intent, flow_list, port_list};
 use super::shadow::{candidate, set_shadow};
 use crate::contract::{
-    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PortInfo, Refusal, ShadowDifference,
-    ShadowStatus, State, Stats,
+    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PolicyHits, PortInfo, Refusal,
+    ShadowDifference, ShadowStatus, State, Stats,
 };
 use crate::proto;
 
@@ -76,6 +76,11 @@ proptest! {
     fn questions_and_their_answers_come_back(query in values::query(), answer in values::explanation()) {
         comes_back::<ExplainQuery, proto::ExplainRequest>(query);
         comes_back::<Explanation, proto::ExplainResponse>(answer);
+    }
+
+    #[test]
+    fn hits_of_rules_come_back(hits in values::policy_hits()) {
+        comes_back::<PolicyHits, proto::ListRuleHitsResponse>(hits);
     }
 
     #[test]

@@ -152,6 +152,13 @@ impl<D: Dataplane> Penstock for Service<D> {
         Ok(Response::new(proto::ListFlowsResponse { flows: flows.into_iter().map(Into::into).collect() }))
     }
 
+    async fn list_rule_hits(
+        &self,
+        _request: Request<proto::ListRuleHitsRequest>,
+    ) -> Result<Response<proto::ListRuleHitsResponse>, Status> {
+        Ok(Response::new(self.dataplane.rule_hits().await.into()))
+    }
+
     async fn set_shadow(
         &self,
         request: Request<proto::SetShadowRequest>,

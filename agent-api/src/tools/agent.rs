@@ -290,6 +290,11 @@ impl Agent {
         match client.update(update, running.applied.generation).await {
             Ok(applied) => Ok(Some(Running { wanted: Arc::clone(wanted), sent: Arc::new(sent), applied })),
             Err(ClientError::Refused(Refusal { kind: RefusalKind::Conflict, .. })) => Ok(None),
+            // What went wrong in compiling a part may go well with the whole.
+            Err(ClientError::Refused(refusal)) if refusal.kind == RefusalKind::CheckFailed => {
+                tracing::error!("penstockd refuses: {refusal}; sending the whole state");
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

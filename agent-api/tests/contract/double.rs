@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use agent_api::contract::{
-    AddPort, Applied, Dataplane, DropEvent, ExplainQuery, Explanation, FlowInfo, FlowTableStats, PortInfo,
-    PortRole, PortStats, Refusal, RefusalKind, ShadowDifference, ShadowRow, ShadowStatus, State, Stats,
-    WorkerStats,
+    AddPort, Applied, Basis, Dataplane, DecidedBy, Direction, DropEvent, ExplainQuery, Explanation, FlowInfo,
+    FlowTableStats, PolicyDecision, PolicyHits, PortInfo, PortRole, PortStats, Refusal, RefusalKind,
+    RuleHits, RuleRef, ShadowDifference, ShadowRow, ShadowStatus, State, Stats, WorkerStats,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use policy_compiler::intent::Intent;
 use policy_compiler::intent::update::Update;
+use policy_compiler::intent::{Action, Intent, PolicyKind};
 use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
 
@@ -224,6 +224,10 @@ impl Dataplane for Double {
         flows().into_iter().take(limit).collect()
     }
 
+    async fn rule_hits(&self) -> PolicyHits {
+        PolicyHits { generation: self.inner().generation, hits: rule_hits() }
+    }
+
     async fn set_shadow(&self, intent: Intent, sample: u32) -> Result<ShadowStatus, Refusal> {
         self.begin(Call::SetShadow { intent, sample }).await?;
         let mut inner = self.inner();
@@ -324,8 +328,63 @@ pub(crate) fn explanation(forward: bool) -> Explanation {
         generation: 3,
         egress: "default-allow".into(),
         ingress: if forward { "NetworkPolicy poc/mongodb-vm ingress[0]" } else { "no-rule" }.into(),
+        decisions: vec![
+            PolicyDecision { allowed: true, decided_by: by(Direction::Egress, Basis::DefaultAllow) },
+            PolicyDecision {
+                allowed: forward,
+                decided_by: by(Direction::Ingress, if forward { mongodb(0) } else { Basis::NoRule }),
+            },
+        ],
         backend: forward.then(|| "10.244.1.20:27017".into()),
     }
+}
+
+pub(crate) fn by(direction: Direction, basis: Basis) -> DecidedBy {
+    DecidedBy { direction, basis }
+}
+
+/// A rule of the database's policy.
+pub(crate) fn mongodb(index: u32) -> Basis {
+    Basis::Rule(RuleRef {
+        kind: PolicyKind::NetworkPolicy,
+        namespace: "poc".into(),
+        name: "mongodb-vm".into(),
+        resource_version: "4711".into(),
+        index,
+        rule_name: String::new(),
+    })
+}
+
+/// A rule of a policy of the cluster.
+pub(crate) fn strict(index: u32, name: &str) -> Basis {
+    Basis::Rule(RuleRef {
+        kind: PolicyKind::ClusterNetworkPolicy,
+        namespace: String::new(),
+        name: "strict".into(),
+        resource_version: String::new(),
+        index,
+        rule_name: name.into(),
+    })
+}
+
+/// The hits that it has counted: flows allowed and denied, packets denied.
+pub(crate) fn rule_hits() -> Vec<RuleHits> {
+    use Direction::{Egress, Ingress};
+    let rows = [
+        (Ingress, Basis::DefaultAllow, Action::Accept, [7, 0, 0]),
+        (Egress, Basis::DefaultAllow, Action::Accept, [19, 0, 0]),
+        (Ingress, Basis::NoRule, Action::Deny, [0, 3, 17]),
+        (Egress, Basis::NoRule, Action::Deny, [0, 0, 0]),
+        (Ingress, mongodb(0), Action::Accept, [12, 0, 0]),
+        (Ingress, mongodb(1), Action::Accept, [0, 0, 0]),
+        (Egress, strict(0, ""), Action::Pass, [0, 0, 0]),
+        (Egress, strict(1, "no-dns"), Action::Deny, [0, 3, 18]),
+    ];
+    let hits = rows.map(|(direction, basis, action, [flows_allowed, flows_denied, packets_denied])| {
+        let decided_by = by(direction, basis);
+        RuleHits { decided_by, action, flows_allowed, flows_denied, packets_denied }
+    });
+    hits.into()
 }
 
 /// The flows it has.
@@ -342,6 +401,7 @@ pub(crate) fn flows() -> Vec<FlowInfo> {
         translated_src: None,
         translated_dst: Some("10.244.2.10:8080".into()),
         rule: "default-allow".into(),
+        decided_by: Some(by(Direction::Ingress, Basis::DefaultAllow)),
         idle_seconds: 3,
         packets: 42,
     };
@@ -431,6 +491,7 @@ pub(crate) fn dropped(reason: &str) -> DropEvent {
         dst_port: 27017,
         protocol: 6,
         rule: "no-rule".into(),
+        decided_by: Some(by(Direction::Ingress, Basis::NoRule)),
         generation: 3,
         missed: 0,
     }

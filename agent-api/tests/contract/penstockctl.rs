@@ -6,7 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use agent_api::contract::{DropEvent, Explanation, FlowInfo, PortInfo, PortRole, RefusalKind, State, Stats};
+use agent_api::contract::{
+    Direction, DropEvent, Explanation, FlowInfo, PolicyHits, PortInfo, PortRole, RefusalKind, RuleHits,
+    State, Stats,
+};
 use policy_compiler::intent::Intent;
 use serde_json::{Value, json};
 
@@ -142,6 +145,17 @@ async fn drops_are_followed_until_penstockd_stops() {
     };
     served.double.drop_packet(unparsed).await;
     assert_eq!(line(&mut out), "1700000000.123456 veth0 0 ? > ? truncated [4 not shown before]\n");
+    let strict = double::by(Direction::Egress, double::strict(1, "no-dns"));
+    let mongodb = double::by(Direction::Ingress, double::mongodb(0));
+    for (decided_by, wanted) in [
+        (strict, "(ClusterNetworkPolicy strict egress[1] (no-dns))\n"),
+        (mongodb, "(NetworkPolicy poc/mongodb-vm ingress[0], resourceVersion 4711)\n"),
+    ] {
+        let (rule, decided_by) = (decided_by.to_string(), Some(decided_by));
+        served.double.drop_packet(DropEvent { rule, decided_by, ..dropped("policy-denied") }).await;
+        let line = line(&mut out);
+        assert!(line.ends_with(wanted), "{line}");
+    }
     served.stop();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(line(&mut out), "");
@@ -169,6 +183,71 @@ async fn drops_followed_as_json_are_an_object_a_line_and_end_with_their_reader()
         }
     }
     assert_eq!(ended.and_then(|status| status.code()), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_decided_is_told_field_by_field() {
+    let served = Served::unix().await;
+    let (mut child, mut out) = follow(&served, &["-o", "json"]);
+    let decided_by = Some(double::by(Direction::Egress, double::strict(1, "no-dns")));
+    served.double.drop_packet(DropEvent { decided_by, ..dropped("policy-denied") }).await;
+    let event: Value = serde_json::from_str(&line(&mut out)).unwrap();
+    let wanted = json!({
+        "direction": "egress",
+        "basis": "rule",
+        "kind": "ClusterNetworkPolicy",
+        "namespace": "",
+        "name": "strict",
+        "resource_version": "",
+        "index": 1,
+        "rule_name": "no-dns",
+    });
+    assert_eq!(event["decided_by"], wanted);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let answer = served.ctl(&["explain", "tcp", "10.244.1.10", "10.244.1.20:23", "-o", "json"]).json(1);
+    let wanted = json!([
+        {"allowed": true, "direction": "egress", "basis": "default_allow"},
+        {"allowed": false, "direction": "ingress", "basis": "no_rule"},
+    ]);
+    assert_eq!(answer["decisions"], wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hits_of_rules_are_filtered_and_sorted() {
+    let served = Served::unix().await;
+    let rules = |arguments: &[&str]| -> Vec<String> {
+        let found: PolicyHits =
+            plain(served.ctl(&[&["policy", "hits", "-o", "json"], arguments].concat()).json(0));
+        let name = |hits: &RuleHits| format!("{} {}", hits.decided_by, hits.decided_by.direction);
+        found.hits.iter().map(name).collect()
+    };
+    let all: PolicyHits = plain(served.ctl(&["policy", "hits", "--sort", "name", "-o", "json"]).json(0));
+    assert_eq!(all, PolicyHits { generation: 0, hits: double::rule_hits() });
+    let by_count = [
+        "default-allow egress",
+        "NetworkPolicy poc/mongodb-vm ingress[0] ingress",
+        "default-allow ingress",
+        "ClusterNetworkPolicy strict egress[1] (no-dns) egress",
+        "no-rule ingress",
+        "no-rule egress",
+        "NetworkPolicy poc/mongodb-vm ingress[1] ingress",
+        "ClusterNetworkPolicy strict egress[0] egress",
+    ];
+    assert_eq!(rules(&[]), by_count);
+    assert_eq!(rules(&["--unused"]), [by_count[6]]);
+    assert_eq!(rules(&["-n", "poc"]), [by_count[1], by_count[6]]);
+    assert_eq!(rules(&["-n", ""]), [by_count[3], by_count[7]]);
+    assert_eq!(rules(&["--policy", "mongodb-vm", "--unused"]), [by_count[6]]);
+    assert_eq!(rules(&["--policy", "mongodb-vm", "-n", "shop"]), [""; 0]);
+    let table = served.ctl(&["policy", "hits"]).text(0);
+    let rows = words(&table);
+    let heading = ["RULE", "VERSION", "ACTION", "FLOWS", "ALLOWED", "FLOWS", "DENIED", "PACKETS", "DENIED"];
+    assert_eq!(rows[0], heading);
+    let first = ["NetworkPolicy", "poc/mongodb-vm", "ingress[0]", "4711", "Accept", "12", "0", "0"];
+    assert_eq!(rows[2], first);
+    assert_eq!(rows[5], ["no-rule", "(ingress)", "-", "Deny", "0", "3", "17"]);
+    assert_eq!(served.ctl(&["policy", "hits", "--policy", "nobody"]).text(0), "no such rule\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

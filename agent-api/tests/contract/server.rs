@@ -85,6 +85,7 @@ async fn a_refusal_travels_whole() {
         RefusalKind::NotFound,
         RefusalKind::Exists,
         RefusalKind::Capacity,
+        RefusalKind::CheckFailed,
         RefusalKind::Conflict,
         RefusalKind::System,
     ];

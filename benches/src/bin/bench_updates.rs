@@ -16,6 +16,7 @@ use benches::large::Large;
 use benches::load::Load;
 use benches::paced::Outcome;
 use clap::Parser;
+use policy_compiler::compiler::Compiler;
 use policy_compiler::intent::update::Update;
 use policy_compiler::intent::{Endpoint, Intent, IpBlock, Peers, Policy, Rule, Service};
 use policy_compiler::tables::Tables;
@@ -60,6 +61,7 @@ fn main() {
         first_identity: cluster::intent(0).identities.len() as u32,
         identities: intent.identities.len() - cluster::intent(0).identities.len(),
     };
+    checks(&mut rows, &intent, &changes);
     let packets = cluster::to_services(options.flows);
     let mut load = Load::new(intent.clone(), &packets, cores.get(1).copied());
     whole(&mut rows, &mut load, intent);
@@ -151,6 +153,44 @@ fn whole(rows: &mut Rows, load: &mut Load, intent: Intent) {
     rows.add("updates/rss_with_two_states_mb", resident(), "MB");
     drop(intent);
     rows.add("updates/rss_mb", resident(), "MB");
+}
+
+/// What it takes to hold tables to the policies before they are published, beside what it takes to compile them.
+fn checks(rows: &mut Rows, intent: &Intent, changes: &Changes) {
+    let mut whole = [Vec::new(), Vec::new()];
+    let mut last = None;
+    for generation in 1..=5 {
+        let began = Instant::now();
+        let compiler = Compiler::new(intent.clone(), generation, &Default::default(), last.as_ref());
+        let mut compiler = compiler.expect("the intent is right");
+        whole[0].push(milliseconds(began.elapsed()));
+        let began = Instant::now();
+        let checked = compiler.check().expect("the tables are right");
+        whole[1].push(milliseconds(began.elapsed()));
+        println!("{checked:?}");
+        last = Some(compiler);
+    }
+    let [compiled, checked] = whole.map(|mut times| median(&mut times));
+    rows.add("updates/whole_state_check_ms", checked, "ms");
+    rows.add("updates/whole_state_check_share", checked / compiled * 100.0, "%");
+    let mut compiler = last.expect("one");
+    let mut single = |name: &str, count: usize, change: &dyn Fn(usize) -> Update| {
+        let (mut times, mut left_out) = (Vec::new(), 0);
+        for number in 0..count {
+            let generation = compiler.tables().generation + 1;
+            let prepared = compiler.prepare(change(number), generation).expect("the update is right");
+            let began = Instant::now();
+            let checked = compiler.check_prepared(&prepared).expect("the tables are right");
+            times.push(milliseconds(began.elapsed()) * 1e3);
+            left_out += checked.left_out;
+            compiler.commit(prepared);
+        }
+        println!("left out {left_out}");
+        rows.add(&format!("updates/{name}_check_p50_us"), percentile(&mut times, 0.50), "us");
+        rows.add(&format!("updates/{name}_check_p99_us"), percentile(&mut times, 0.99), "us");
+    };
+    single("one_pod", 2000, &|number| changes.pod(number));
+    single("one_policy", 20, &|number| changes.policy(number));
 }
 
 /// One change at a time, the worker idle.

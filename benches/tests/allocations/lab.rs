@@ -16,6 +16,7 @@ use dataplane::crossing;
 use dataplane::flow::FlowTables;
 use dataplane::messages::{Command, Event, PortCells};
 use dataplane::publish::{Publication, Publisher};
+use dataplane::rule_hits::HitTable;
 use dataplane::snapshot::{Mac, Snapshot};
 use dataplane::validity::Validity;
 use dataplane::worker::{IdlePolicy, Now, Parts, Worker, WorkerConfig};
@@ -166,7 +167,8 @@ fn snapshot(tables: &Tables) -> Snapshot {
     };
     let world =
         World { tables, ports: &ports, surroundings: &surroundings, settings: &settings, watch_drops: true };
-    build::snapshot(&world)
+    let rule_hits = Arc::new(HitTable::new(1, 1, &tables.policy.origins()));
+    Snapshot { rule_hits, ..build::snapshot(&world) }
 }
 
 // ----------------------------------------------------------------------------------------------------- port

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use agent_api::contract::PortRole;
 use arrayvec::ArrayVec;
@@ -93,7 +94,7 @@ pub struct World<'a> {
     pub watch_drops: bool,
 }
 
-/// Builds the snapshot. Its epoch, and which judgements hold in it, are the publisher's to say.
+/// Builds the snapshot. Its epoch, and which judgements hold in it, are the publisher's to say; it counts no hits of rules.
 pub fn snapshot(world: &World) -> Snapshot {
     let World { tables, ports, surroundings, settings, watch_drops } = *world;
     let mut egresses = Egresses { list: Vec::new(), largest: largest_mtu(ports) };
@@ -165,6 +166,7 @@ pub fn snapshot(world: &World) -> Snapshot {
         gateway_v6: settings.gateway_v6,
         snat_ports: settings.snat_ports,
         watch_drops,
+        rule_hits: Arc::default(),
         shadow: None,
     }
 }

@@ -54,6 +54,16 @@ pub struct Config {
     pub snat: Snat,
     /// The tunnels between nodes.
     pub overlay: Overlay,
+    /// What is checked while it runs.
+    pub check: Check,
+}
+
+/// `[check]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Check {
+    /// The tables of each generation are held to the policies before they are put in force.
+    pub tables: bool,
 }
 
 /// `[workers]`.
@@ -215,7 +225,14 @@ impl Default for Config {
             gateway: Gateway::default(),
             snat: Snat::default(),
             overlay: Overlay::default(),
+            check: Check::default(),
         }
+    }
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Check { tables: true }
     }
 }
 

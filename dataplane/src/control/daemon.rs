@@ -23,9 +23,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::build::Settings;
+use super::checks::{Checking, Checks};
 use super::config::{Config, ConfiguredPort, ZeroCopy};
 use super::dataplane::{Handle, Shared};
 use super::history::History;
+use super::hits::Hits;
 use super::neighbours::{self, FixedGateways};
 use super::ports::{MemifPlan, PortKind, PortSettings};
 use super::request::Request;
@@ -184,11 +186,13 @@ fn start(config: &Config) -> Result<Running> {
             .start()?;
     let (asks, asked) = tokio::sync::mpsc::unbounded_channel();
     let history = Arc::new(History::default());
+    let hits = Arc::new(Hits::new(config.workers.cores.len()));
     let shared = Shared {
         requests: own_requests.clone(),
         publication: Arc::clone(&publication),
         flows: Arc::clone(&flows),
         history: Arc::clone(&history),
+        hits: Arc::clone(&hits),
         workers: config
             .workers
             .cores
@@ -199,6 +203,7 @@ fn start(config: &Config) -> Result<Running> {
         start,
         applying: tokio::sync::Mutex::default(),
         compiler: std::sync::Mutex::default(),
+        checks: Arc::new(Checks::new(config.check.tables.then_some(Checking::ORACLE))),
         candidate: std::sync::Mutex::default(),
     };
     let told = own_requests.clone();
@@ -208,6 +213,7 @@ fn start(config: &Config) -> Result<Running> {
         publisher: Publisher::new(publication),
         flows,
         history,
+        hits,
         workers,
         requests,
         own_requests,

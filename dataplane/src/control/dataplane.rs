@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use agent_api::contract::{
-    AddPort, Applied, Dataplane, DropEvent, ExplainQuery, Explanation, FlowInfo, FlowTableStats, PortInfo,
-    PortRole, Refusal, RefusalKind, ShadowDifference, ShadowStatus, State, Stats, WorkerStats,
+    AddPort, Applied, Dataplane, DecidedBy, DropEvent, ExplainQuery, Explanation, FlowInfo, FlowTableStats,
+    PolicyHits, PortInfo, PortRole, Refusal, RefusalKind, ShadowDifference, ShadowStatus, State, Stats,
+    WorkerStats,
 };
 use crossbeam::channel::Sender;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -19,8 +20,10 @@ use policy_compiler::tables::{Capacity, Tables};
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_blocking;
 
+use super::checks::Checks;
 use super::explain;
-use super::history::{History, rule_text};
+use super::history::{History, decided_by};
+use super::hits::{self, Hits};
 use super::ports::{self, Attached, PortKind, Reservation};
 use super::refusal::{conflict, not_compiled, refuse, stopped};
 use super::request::{Answer, Request};
@@ -46,6 +49,7 @@ pub(super) struct Shared {
     pub(super) publication: Arc<Publication>,
     pub(super) flows: Arc<FlowTables>,
     pub(super) history: Arc<History>,
+    pub(super) hits: Arc<Hits>,
     /// CPU and counters, by worker.
     pub(super) workers: Vec<(u32, Arc<WorkerCounters>)>,
     pub(super) start: Instant,
@@ -53,6 +57,7 @@ pub(super) struct Shared {
     pub(super) applying: Mutex<()>,
     /// The state in force, once there is one. Locked for as long as something is compiled or copied, never across an `await`.
     pub(super) compiler: std::sync::Mutex<Option<Compiler>>,
+    pub(super) checks: Arc<Checks>,
     /// The candidate beside it, where one is set. Changed under `applying` alone.
     pub(super) candidate: std::sync::Mutex<Kept>,
 }
@@ -97,6 +102,8 @@ impl Handle {
     ) -> (bool, Result<Applied, Refusal>) {
         let generation = tables.generation;
         let answer = self.ask(|answer| Request::Apply { tables, touched, began, answer }).await.flatten();
+        let hits = Arc::clone(&self.shared.hits);
+        drop(spawn_blocking(move || hits.fold()));
         (self.shared.publication.load().tables.generation == generation, answer)
     }
 
@@ -130,10 +137,13 @@ impl Dataplane for Handle {
         if let Some(expected) = expected.filter(|expected| *expected != running) {
             return Err(conflict("Apply", "expected_generation", expected, running));
         }
+        let checks = Arc::clone(&self.shared.checks);
         let compile = move |before: &mut Option<Compiler>| {
-            Compiler::new(intent, running + 1, &Capacity::default(), before.as_ref())
+            let compiled = Compiler::new(intent, running + 1, &Capacity::default(), before.as_ref());
+            let mut compiled = compiled.map_err(not_compiled)?;
+            checks.whole(&mut compiled).map(|()| compiled)
         };
-        let compiled = self.compiling(compile).await?.map_err(not_compiled)?;
+        let compiled = self.compiling(compile).await??;
         let (in_force, answer) =
             self.put_in_force(compiled.tables().clone(), Touched::Everything, began).await;
         if in_force {
@@ -150,9 +160,11 @@ impl Dataplane for Handle {
         if base != running {
             return Err(conflict());
         }
+        let checks = Arc::clone(&self.shared.checks);
         let prepare = move |compiler: &mut Option<Compiler>| {
             let compiler = compiler.as_mut().ok_or_else(conflict)?;
-            compiler.prepare(update, running + 1).map_err(not_compiled)
+            let prepared = compiler.prepare(update, running + 1).map_err(not_compiled)?;
+            checks.prepared(compiler, &prepared).map(|()| prepared)
         };
         let prepared = self.compiling(prepare).await??;
         let (tables, touched) = (prepared.tables().clone(), prepared.touched().clone());
@@ -189,6 +201,7 @@ impl Dataplane for Handle {
                 .collect(),
             ports: self.ask(Request::PortStats).await.unwrap_or_default(),
             flows: BTreeMap::from([("ipv4".into(), table_stats(&v4)), ("ipv6".into(), table_stats(&v6))]),
+            checks: shared.checks.stats(),
         }
     }
 
@@ -228,6 +241,14 @@ impl Dataplane for Handle {
             views.iter().map(|view| flow_info(view, &shared.history, now)).collect()
         });
         listed.await.unwrap_or_default()
+    }
+
+    async fn rule_hits(&self) -> PolicyHits {
+        let rules = self.compiling(|compiler| compiler.as_ref().map(hits::running)).await;
+        let (generation, rules) = rules.ok().flatten().unwrap_or_default();
+        let shared = Arc::clone(&self.shared);
+        let counted = spawn_blocking(move || hits::listed(rules, &shared.hits.totals()));
+        PolicyHits { generation, hits: counted.await.unwrap_or_default() }
     }
 
     async fn set_shadow(&self, intent: Intent, sample: u32) -> Result<ShadowStatus, Refusal> {
@@ -313,6 +334,8 @@ fn flow_info(view: &FlowView, history: &History, now: u32) -> FlowInfo {
     let dropped = entry.flags.drop_reason();
     let changed = |old, new: std::net::SocketAddr| (dropped.is_none() && old != new).then(|| new.to_string());
     let judged_by = history.judges(entry.epoch);
+    let for_ingress = dropped != Some(DropReason::PolicyEgress);
+    let decided_by = judged_by.and_then(|by| decided_by(&by.rules, RuleId(entry.rule), for_ingress));
     FlowInfo {
         src: src.ip(),
         src_port: src.port(),
@@ -324,7 +347,8 @@ fn flow_info(view: &FlowView, history: &History, now: u32) -> FlowInfo {
         state: (*state).to_owned(),
         translated_src: changed(src, new_src),
         translated_dst: changed(dst, new_dst),
-        rule: judged_by.map_or_else(String::new, |judges| rule_text(&judges.rules, RuleId(entry.rule))),
+        rule: decided_by.as_ref().map_or_else(String::new, DecidedBy::to_string),
+        decided_by,
         idle_seconds: activity.idle(now),
         packets: u64::from(activity.packets),
     }

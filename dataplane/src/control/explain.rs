@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use agent_api::contract::{ExplainQuery, Explanation};
-use policy_compiler::policy::{Decision as Ruling, RuleId};
+use agent_api::contract::{ExplainQuery, Explanation, PolicyDecision};
+use policy_compiler::policy::{Decision as Ruling, Judgement, RuleId};
 use policy_compiler::routes::Route;
 
-use super::history::rule_text;
+use super::history::{decided_by, rule_text};
 use crate::drops::DropReason;
 use crate::flow::Key;
 use crate::judge::{self, Decision, Known, Origin};
@@ -54,6 +54,7 @@ pub(super) fn explain(
         generation: snapshot.tables.generation,
         egress,
         ingress,
+        decisions: decision.judgement.map_or_else(Vec::new, |judgement| voice.decisions(&judgement)),
         backend: backend.map(|_| decision.dst.to_string()),
     }
 }
@@ -99,6 +100,7 @@ impl Voice<'_> {
             generation: self.snapshot.tables.generation,
             egress: self.rule(judgement.egress),
             ingress: self.rule(judgement.ingress),
+            decisions: self.decisions(&judgement),
             backend: None,
         }
     }
@@ -143,6 +145,16 @@ impl Voice<'_> {
 
     fn rule(&self, ruling: Ruling) -> String {
         rule_text(&self.snapshot.tables.policy.origins(), ruling.rule)
+    }
+
+    fn decisions(&self, judgement: &Judgement) -> Vec<PolicyDecision> {
+        let origins = self.snapshot.tables.policy.origins();
+        let both = [(judgement.egress, false), (judgement.ingress, true)];
+        let decision = |(ruling, ingress): (Ruling, bool)| {
+            let decided_by = decided_by(&origins, ruling.rule, ingress)?;
+            Some(PolicyDecision { allowed: ruling.allowed, decided_by })
+        };
+        both.into_iter().filter_map(decision).collect()
     }
 
     fn policy(&self, direction: &str, address: IpAddr, ruling: Ruling) -> String {

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use agent_api::contract::{Basis, DecidedBy, Direction, RuleRef};
 use policy_compiler::policy::{Origins, RuleId};
 use policy_compiler::tables::Tables;
 
@@ -17,7 +18,7 @@ const GENERATIONS: usize = 4096;
 pub(super) struct Judges {
     /// Its number; 0 where that is forgotten.
     pub(super) generation: u64,
-    /// Where its rules come from; shared by all generations with the same policies.
+    /// Where its rules come from; shared by all generations whose rules are numbered on.
     pub(super) rules: Origins,
 }
 
@@ -80,8 +81,34 @@ pub(crate) fn rule_text(rules: &Origins, rule: RuleId) -> String {
     }
 }
 
+/// The same, field by field; `ingress` says whose absence it is where it is no rule's. `None` for a number of other tables.
+pub(super) fn decided_by(rules: &Origins, rule: RuleId, ingress: bool) -> Option<DecidedBy> {
+    let (ingress, basis) = match rule {
+        RuleId::DEFAULT_ALLOW => (ingress, Basis::DefaultAllow),
+        RuleId::NO_RULE => (ingress, Basis::NoRule),
+        rule => {
+            let origin = rules.of(rule)?;
+            let rule = RuleRef {
+                kind: origin.kind,
+                namespace: origin.policy.namespace.clone(),
+                name: origin.policy.name.clone(),
+                resource_version: origin.resource_version.clone(),
+                index: origin.index,
+                rule_name: origin.name.clone(),
+            };
+            (origin.ingress, Basis::Rule(rule))
+        }
+    };
+    Some(DecidedBy { direction: Direction::of(ingress), basis })
+}
+
 #[cfg(test)]
 mod tests {
+    use policy_compiler::compiler::Compiler;
+    use policy_compiler::intent::update::Update;
+    use policy_compiler::intent::{Identity, Intent, Node, ObjectName, Policy, Rule};
+    use policy_compiler::tables::Capacity;
+
     use super::*;
 
     #[test]
@@ -94,6 +121,34 @@ mod tests {
         let generation = |epoch| history.judges(epoch).map(|judges| judges.generation);
         assert_eq!([1, 3, 4, 8, 9, 100].map(generation), [0, 0, 1, 1, 2, 2].map(Some));
         assert_eq!(generation(0), None);
+    }
+
+    #[test]
+    fn rules_that_are_numbered_on_are_one_set_and_those_that_are_gone_keep_their_names() {
+        let policy = |version: u64| Policy {
+            name: ObjectName::new("ns", "a"),
+            resource_version: version.to_string(),
+            subjects: vec![0],
+            ingress: Some(vec![Rule::default()]),
+            ..Policy::default()
+        };
+        let node = Node { name: "n".into(), addresses: vec![], pod_cidrs: vec![], zone: String::new() };
+        let (nodes, identities) = (vec![node], vec![Identity::default()]);
+        let intent = Intent { node: "n".into(), nodes, identities, ..Intent::default() };
+        let mut compiler = Compiler::new(intent, 1, &Capacity::default(), None).unwrap();
+        let history = History::default();
+        history.record(1, compiler.tables());
+        for generation in 2..3 * RULES as u64 {
+            let update = Update { policies: vec![policy(generation)], ..Update::default() };
+            let prepared = compiler.prepare(update, generation).unwrap();
+            compiler.commit(prepared);
+            history.record(generation as u32, compiler.tables());
+        }
+        let judges = history.judges(2).unwrap();
+        let decided_by = decided_by(&judges.rules, RuleId(RuleId::FIRST), false).unwrap();
+        assert_eq!((judges.generation, decided_by.direction), (2, Direction::Ingress));
+        assert_eq!(decided_by.rule().map(|rule| rule.resource_version.as_str()), Some("2"));
+        assert_eq!(decided_by.to_string(), rule_text(&judges.rules, RuleId(RuleId::FIRST)));
     }
 
     #[test]

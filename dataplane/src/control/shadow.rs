@@ -76,13 +76,15 @@ impl Handle {
         }
         let _applying = self.shared().applying.lock().await;
         let base = self.running_generation();
+        let checks = Arc::clone(&self.shared().checks);
         let compile = move |running: &mut Option<Compiler>| {
             let names = names_of(&intent);
-            // What it is promoted as, where nothing comes between.
+            // What it is promoted as, where nothing comes between; so it is checked as that.
             let compiled = Compiler::new(intent, base + 1, &Capacity::default(), running.as_ref());
-            compiled.map(|compiled| (compiled, names))
+            let mut compiled = compiled.map_err(not_compiled)?;
+            checks.whole(&mut compiled).map(|()| (compiled, names))
         };
-        let (compiled, names) = self.compiling(compile).await?.map_err(not_compiled)?;
+        let (compiled, names) = self.compiling(compile).await??;
         let number = self.kept(|kept| kept.last) + 1;
         let candidate = Candidate {
             number,
@@ -155,9 +157,15 @@ impl Handle {
         candidate: Compiler,
         generation: u64,
     ) -> Result<(Option<Compiler>, Result<Compiler, Refusal>), Refusal> {
+        let checks = Arc::clone(&self.shared().checks);
         self.compiling(move |running| {
-            let again = Compiler::new(candidate.intent(), generation, &Capacity::default(), running.as_ref());
-            (Some(candidate), again.map_err(not_compiled))
+            let intent = candidate.intent();
+            let again = Compiler::new(intent, generation, &Capacity::default(), running.as_ref());
+            let checked = again.map_err(not_compiled).and_then(|mut again| {
+                checks.whole(&mut again)?;
+                Ok(again)
+            });
+            (Some(candidate), checked)
         })
         .await
     }

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::build::{self, PortFacts, Settings, Surroundings, World};
 use super::history::History;
+use super::hits::Hits;
 use super::neighbours::{Ask, News};
 use super::ports::{Phase, Port, PortSettings};
 use super::refusal::refuse;
@@ -31,7 +32,8 @@ use crate::crossing::Doorbell;
 use crate::flow::FlowTables;
 use crate::messages::{Command, DropRecord, Event};
 use crate::publish::Publisher;
-use crate::snapshot::{Mac, PortIndex};
+use crate::rule_hits::HitTable;
+use crate::snapshot::{Mac, PortIndex, Snapshot};
 
 /// Shortest time between two publications that nobody waits for: each re-judges every flow once.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -64,6 +66,7 @@ pub(super) struct ControlParts {
     pub(super) publisher: Publisher,
     pub(super) flows: Arc<FlowTables>,
     pub(super) history: Arc<History>,
+    pub(super) hits: Arc<Hits>,
     pub(super) workers: Vec<WorkerEnd>,
     pub(super) requests: Receiver<Request>,
     /// For its own helpers' answers.
@@ -77,6 +80,8 @@ pub(super) struct ControlParts {
 pub(super) struct Control {
     pub(super) parts: ControlParts,
     pub(super) tables: Tables,
+    /// Where workers count the hits of their rules.
+    rule_hits: Arc<HitTable>,
     /// By port number.
     pub(super) ports: Vec<Option<Port>>,
     surroundings: Surroundings,
@@ -116,8 +121,10 @@ impl Control {
     pub(super) fn new(parts: ControlParts) -> Self {
         let snapshot = parts.publisher.publication().load();
         parts.history.record(snapshot.epoch(), &snapshot.tables);
+        let rule_hits = parts.hits.table_for(&snapshot.tables.policy.origins(), parts.publisher.next_epoch());
         Control {
             tables: snapshot.tables.clone(),
+            rule_hits,
             steered: None,
             ports: Vec::new(),
             surroundings: Surroundings::default(),
@@ -239,6 +246,8 @@ impl Control {
             return;
         }
         let before = std::mem::replace(&mut self.tables, tables);
+        let next_epoch = self.parts.publisher.next_epoch();
+        self.rule_hits = self.parts.hits.table_for(&self.tables.policy.origins(), next_epoch);
         let epoch = self.publish_touching(touched);
         self.parts.history.record(epoch, &self.tables);
         if !self.tables.routes.has_nodes_of(&before.routes) {
@@ -284,8 +293,9 @@ impl Control {
             settings: &self.parts.settings,
             watch_drops: self.watched,
         };
-        let mut snapshot = build::snapshot(&world);
-        snapshot.shadow = self.shadows.beside(&self.tables);
+        let rule_hits = Arc::clone(&self.rule_hits);
+        let shadow = self.shadows.beside(&self.tables);
+        let snapshot = Snapshot { rule_hits, shadow, ..build::snapshot(&world) };
         let epoch = self.parts.publisher.publish_touching(snapshot, touched);
         self.shadows.published(epoch);
         self.parts.workers.iter().for_each(|worker| worker.doorbell.ring());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use agent_api::contract::DropEvent;
+use agent_api::contract::{DecidedBy, DropEvent};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use policy_compiler::policy::RuleId;
@@ -10,7 +10,8 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
-use super::history::{Judges, rule_text};
+use super::history::{Judges, decided_by};
+use crate::drops::DropReason;
 use crate::messages::DropRecord;
 
 /// Events a second, at most.
@@ -70,6 +71,7 @@ impl DropFeed {
             return;
         }
         self.budget -= 1;
+        let decided_by = decided_by_of(record, judged_by);
         let event = DropEvent {
             time_ns: self.epoch_ns.saturating_add(record.time_ns),
             reason: record.reason.name().to_owned(),
@@ -79,7 +81,8 @@ impl DropFeed {
             dst: record.addresses.map(|(_, dst)| dst),
             dst_port: record.dst_port,
             protocol: record.protocol,
-            rule: rule_of(record, judged_by),
+            rule: decided_by.as_ref().map_or_else(String::new, DecidedBy::to_string),
+            decided_by,
             generation: judged_by.map_or(0, |judges| judges.generation),
             missed: std::mem::take(&mut self.missed),
         };
@@ -88,12 +91,11 @@ impl DropFeed {
     }
 }
 
-/// Empty where no policy was asked.
-fn rule_of(record: &DropRecord, judged_by: Option<&Judges>) -> String {
-    match judged_by {
-        Some(judges) if record.rule != RuleId::DEFAULT_ALLOW => rule_text(&judges.rules, record.rule),
-        _ => String::new(),
-    }
+/// `None` where no policy was asked.
+fn decided_by_of(record: &DropRecord, judged_by: Option<&Judges>) -> Option<DecidedBy> {
+    let judges = judged_by.filter(|_| record.rule != RuleId::DEFAULT_ALLOW)?;
+    // Of an allowed flow the rule is the one for ingress.
+    decided_by(&judges.rules, record.rule, record.reason != DropReason::PolicyEgress)
 }
 
 /// An event that says how many before it were lost.
@@ -129,7 +131,6 @@ pub(super) fn stream<E: Lossy>(receiver: broadcast::Receiver<E>) -> BoxStream<'s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drops::DropReason;
 
     fn record() -> DropRecord {
         DropRecord {

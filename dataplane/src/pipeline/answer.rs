@@ -209,6 +209,9 @@ impl Pipeline {
             return self.end(turn, item, frame, reason, entry);
         }
         self.tally.drop(reason);
+        if let Some(entry) = entry {
+            self.count_denied_packet(turn, reason, entry);
+        }
         if turn.snapshot.watch_drops {
             self.record(turn, item, reason, entry);
         }

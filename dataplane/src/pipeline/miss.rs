@@ -50,14 +50,20 @@ impl Pipeline {
             Renewal::Over => {
                 self.forget(item.parsed.v6, found.slot);
                 self.tally.misses -= 1;
-                self.miss(turn, item, frame);
+                self.judge(turn, item, frame, Some(&found.entry));
             }
         }
     }
 
     /// A flow that has no entry.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn miss(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame) {
+        self.judge(turn, item, frame, None);
+    }
+
+    /// Judges a flow from the beginning; `before` is the entry that it had until now.
+    #[inline(never)]
+    fn judge(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame, before: Option<&Entry>) {
         self.tally.misses += 1;
         if frame.first().is_some_and(|first| first & 1 != 0) || is_for_many(&item.parsed.dst()) {
             return self.end(turn, item, frame, DropReason::Multicast, None);
@@ -73,8 +79,8 @@ impl Pipeline {
         let known = Known { resolution: item.resolution, ..Known::default() };
         let decision = judge::decide(turn.snapshot, &item.key(), item.parsed.v6, item.origin, known);
         match decision.verdict {
-            Ok(()) => self.admit(turn, item, frame, &decision),
-            Err(reason) => self.deny(turn, item, frame, &decision, reason),
+            Ok(()) => self.admit(turn, item, frame, &decision, before),
+            Err(reason) => self.deny(turn, item, frame, (&decision, reason), before),
         }
     }
 
@@ -84,8 +90,8 @@ impl Pipeline {
         turn: &mut Turn<'_>,
         item: &Item,
         frame: Frame,
-        decision: &Decision,
-        reason: DropReason,
+        (decision, reason): (&Decision, DropReason),
+        before: Option<&Entry>,
     ) {
         let entry = Entry {
             key: item.key(),
@@ -99,6 +105,7 @@ impl Pipeline {
         };
         match reason {
             DropReason::PolicyEgress | DropReason::PolicyIngress => {
+                self.count_denied(turn, decision, reason, before);
                 self.insert(item.parsed.v6, &entry, turn.now.seconds);
                 self.compare_judged(turn, &entry.key, item.parsed.v6, decision);
                 self.end(turn, item, frame, reason, Some(&entry));
@@ -112,7 +119,14 @@ impl Pipeline {
     }
 
     /// Allowed: both directions get an entry, and the packet goes its way.
-    fn admit(&mut self, turn: &mut Turn<'_>, item: &Item, frame: Frame, decision: &Decision) {
+    fn admit(
+        &mut self,
+        turn: &mut Turn<'_>,
+        item: &Item,
+        frame: Frame,
+        decision: &Decision,
+        before: Option<&Entry>,
+    ) {
         let v6 = item.parsed.v6;
         let Way::Ready(egress) = decision.way else {
             let reason = self.resolve(turn, decision);
@@ -138,6 +152,7 @@ impl Pipeline {
         let Some(slot) = self.insert_pair(v6, forward, reply, turn.now.seconds) else {
             return self.end(turn, item, frame, DropReason::FlowTableFull, Some(&forward));
         };
+        self.count_allowed(turn, decision, before);
         self.compare_judged(turn, &forward.key, v6, decision);
         self.replay(turn, item, frame, &Found { slot, entry: forward });
     }
@@ -182,6 +197,9 @@ impl Pipeline {
         let known = Known { backend: kept, passes, resolution: None };
         let decision = judge::decide(turn.snapshot, &key, v6, origin, known);
         let epoch = turn.snapshot.epoch();
+        // Both lines were judged at once; one that lacks its way says of itself that it never was.
+        let judged = if forward.entry.epoch == 0 { reply.entry.epoch } else { forward.entry.epoch };
+        let before = Entry { epoch: judged, ..forward.entry };
         match decision.verdict {
             Err(DropReason::ServiceReject | DropReason::ServiceDrop) => return Renewal::Over,
             // Denied at another backend than it has.
@@ -189,6 +207,7 @@ impl Pipeline {
                 return Renewal::Over;
             }
             Err(reason) => {
+                self.count_denied(turn, &decision, reason, Some(&before));
                 let denial = denial(&key, &decision, reason, forward.entry.flags);
                 for entry in [&mut forward.entry, &mut reply.entry] {
                     entry.flags = entry.flags.forwarding().with(denial);
@@ -199,6 +218,7 @@ impl Pipeline {
             Ok(()) if decision.dst.ip() != backend.ip() => return Renewal::Over,
             Ok(()) if kept.is_some() && decision.dst.port() != backend.port() => return Renewal::Over,
             Ok(()) => {
+                self.count_allowed(turn, &decision, Some(&before));
                 for (entry, way) in [(&mut forward.entry, decision.way), (&mut reply.entry, decision.back)] {
                     entry.flags = entry.flags.forwarding();
                     (entry.rule, entry.egress_rule) = rules(&decision);
@@ -457,7 +477,7 @@ fn rules(decision: &Decision) -> (u32, u32) {
 }
 
 /// The rule that denied.
-fn rule_of(decision: &Decision, reason: DropReason) -> RuleId {
+pub(super) fn rule_of(decision: &Decision, reason: DropReason) -> RuleId {
     match (decision.judgement, reason) {
         (Some(judgement), DropReason::PolicyEgress) => judgement.egress.rule,
         (Some(judgement), _) => judgement.ingress.rule,

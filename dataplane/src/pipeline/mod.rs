@@ -8,6 +8,7 @@
 //!                 ├─ older generation ─► judged again, once                                             (miss)
 //!                 ├─ miss ─► judged: two entries, or a denial                                           (miss)
 //!                 └─ for us, or an error ─► answered                                                  (answer)
+//!              what was judged is counted, by rule                                                    (judged)
 //!   close      counters, once a batch
 //! ```
 //!
@@ -18,6 +19,7 @@
 mod ahead;
 mod answer;
 mod express;
+mod judged;
 mod miss;
 mod output;
 mod parking;
@@ -498,6 +500,9 @@ impl Pipeline {
         entry: Option<&Entry>,
     ) {
         self.tally.drop(reason);
+        if let Some(entry) = entry {
+            self.count_denied_packet(turn, reason, entry);
+        }
         if turn.snapshot.watch_drops {
             self.record(turn, item, reason, entry);
         }

@@ -24,8 +24,8 @@ impl Outputs {
     }
 
     /// The worker's number.
-    pub(super) fn worker(&self) -> u16 {
-        self.worker
+    pub(super) fn worker(&self) -> usize {
+        self.worker as usize
     }
 
     /// Makes a queue for a port of this worker.

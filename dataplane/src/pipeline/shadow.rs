@@ -107,7 +107,7 @@ impl Pipeline {
     }
 
     fn compare(&mut self, turn: &Turn<'_>, shadow: &Shadow, flow: &Flow, active: &Judgement) {
-        let Some(tally) = shadow.tallies().get(turn.out.worker() as usize) else { return };
+        let Some(tally) = shadow.tallies().get(turn.out.worker()) else { return };
         let difference = Difference::between(active, &flow.question.ask(shadow.policy()));
         let outcome = Outcome::of(difference.as_ref());
         let before = shadow.note(flow.hash, turn.snapshot.epoch(), outcome);

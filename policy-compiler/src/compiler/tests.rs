@@ -16,14 +16,14 @@ use crate::routes::Route;
 use crate::service::{Candidates, Resolution, ServiceQuery};
 
 /// Addresses that endpoints take: within pod ranges, outside of them, a node's, and both families.
-const PODS: [&str; 8] =
+pub(crate) const PODS: [&str; 8] =
     ["10.1.0.1", "10.1.0.2", "10.2.0.1", "10.2.0.2", "10.9.0.1", "172.30.0.1", "fd00:1::1", "fd00:9::1"];
 /// Addresses that nobody takes, and those of Services.
-const OTHERS: [&str; 7] =
+pub(crate) const OTHERS: [&str; 7] =
     ["172.30.0.2", "172.30.0.9", "10.96.0.1", "10.96.0.2", "203.0.113.1", "203.0.113.9", "fd00:96::1"];
 const FIRST_IDENTITIES: usize = 3;
 
-fn address(text: &str) -> IpAddr {
+pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
@@ -31,7 +31,7 @@ fn name(text: impl Into<String>) -> ObjectName {
     ObjectName::new("ns", text)
 }
 
-fn start() -> Intent {
+pub(crate) fn start() -> Intent {
     let node = |number: u8, addresses: &[&str]| Node {
         name: format!("node-{number}"),
         addresses: addresses.iter().map(|text| address(text)).collect(),
@@ -61,7 +61,7 @@ fn start() -> Intent {
     }
 }
 
-fn endpoints() -> impl Strategy<Value = Endpoint> {
+pub(crate) fn endpoints() -> impl Strategy<Value = Endpoint> {
     let nodes = select(vec!["node-1", "node-1", "node-2", ""]);
     let identity = prop_oneof![9 => 0..FIRST_IDENTITIES as u32 + 1, 1 => Just(90)];
     (0..6_u8, nodes, subsequence(&PODS, 1..=2), prop::bool::weighted(0.15), identity).prop_map(
@@ -125,7 +125,7 @@ fn backend(at: &str, ready: bool) -> Backend {
     }
 }
 
-fn policies() -> impl Strategy<Value = Policy> {
+pub(crate) fn policies() -> impl Strategy<Value = Policy> {
     let identities = || {
         let all: Vec<u32> = (0..=FIRST_IDENTITIES as u32).collect();
         subsequence(all, 0..=2)
@@ -169,7 +169,7 @@ fn policies() -> impl Strategy<Value = Policy> {
     })
 }
 
-fn updates() -> impl Strategy<Value = Update> {
+pub(crate) fn updates() -> impl Strategy<Value = Update> {
     let gone = |sort: &'static str, most: u8| {
         prop::collection::vec(0..most, 0..2).prop_map(move |numbers| {
             numbers.into_iter().map(|number| name(format!("{sort}-{number}"))).collect::<Vec<_>>()
@@ -206,7 +206,7 @@ fn updates() -> impl Strategy<Value = Update> {
 }
 
 /// The removals of what is there alone.
-fn possible(mut update: Update, intent: &Intent) -> Update {
+pub(crate) fn possible(mut update: Update, intent: &Intent) -> Update {
     update.removed_endpoints.retain(|name| intent.endpoints.iter().any(|one| one.name == *name));
     update.removed_policies.retain(|name| intent.policies.iter().any(|one| one.is_of(name)));
     update.removed_services.retain(|name| intent.services.iter().any(|one| one.name == *name));

@@ -490,15 +490,15 @@ impl<'a> Edit<'a> {
             others.extend(
                 row.subjects
                     .difference(stale)
-                    .map(|subject| (*subject, row.pages.clone(), row.matches.len())),
+                    .map(|subject| (*subject, row.cells.clone(), row.matches.len())),
             );
         }
         let mut longer = BTreeSet::new();
-        for (number, pages, matches) in others {
+        for (number, cells, matches) in others {
             match self.rules.subjects.get(number).cloned() {
                 // Its classes are told apart as before: only where they stand is new.
                 Some(subject) if subject.lists.len() == matches => {
-                    self.rules.subjects.set(number, Subject { pages, ..subject });
+                    self.rules.subjects.set(number, Subject { cells, ..subject });
                 }
                 _ => drop(longer.insert(number)),
             }
@@ -530,7 +530,7 @@ impl<'a> Edit<'a> {
         let lists = lists.collect();
         let origin = |number: &u32| Some(Arc::clone(&policies.get(*number as usize)?.as_ref()?.origin));
         let policies = key.policies.iter().filter_map(origin).collect();
-        self.rules.subjects.set(number, Subject { pages: row.pages.clone(), lists, policies });
+        self.rules.subjects.set(number, Subject { cells: row.cells.clone(), lists, policies });
     }
 
     fn write_profiles(&mut self) {

@@ -28,18 +28,32 @@ pub(super) const OTHER: u32 = 3;
 /// The last key there is.
 const LAST_KEY: u32 = OTHER << 16 | 0xffff;
 
-/// A list: (first key, decision). A clone is a reference.
+/// A list. A clone costs at most a reference.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PortList {
     /// Equal lists have equal numbers.
     number: u32,
-    segments: Arc<[(u32, Ruling)]>,
+    segments: Segments,
 }
+
+/// The segments of a list, ascending. A few, as most lists have, are read where the list stands.
+#[derive(Debug, Clone)]
+enum Segments {
+    Few([Segment; FEW]),
+    Many(Arc<[Segment]>),
+}
+
+/// So many segments are a few.
+const FEW: usize = 3;
+
+/// From which key on which decision holds, in one word: the key is the high half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Segment(u64);
 
 /// All lists, each content once, by number. There are only more of them, until all is compiled anew.
 #[derive(Debug, Default)]
 pub(super) struct PortLists {
-    known: FastMap<Arc<[(u32, Ruling)]>, u32>,
+    known: FastMap<Arc<[Segment]>, u32>,
 }
 
 /// A [`Decision`] in one word: the rule's number, and in the lowest bit whether it allows.
@@ -102,12 +116,62 @@ impl Span {
     }
 }
 
+impl Segment {
+    /// Behind every key.
+    const NONE: Segment = Segment(u64::MAX);
+
+    fn new(first: u32, ruling: Ruling) -> Self {
+        Segment(u64::from(first) << 32 | u64::from(ruling.0))
+    }
+
+    /// Behind every segment that begins at `key` or before, before all others.
+    fn after(key: u32) -> Self {
+        Segment(u64::from(key) << 32 | u64::from(u32::MAX))
+    }
+
+    #[cfg(feature = "kubernetes")]
+    fn first(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn decision(self) -> Decision {
+        Ruling(self.0 as u32).decision()
+    }
+}
+
+impl Default for Segments {
+    fn default() -> Self {
+        Segments::Few([Segment::NONE; FEW])
+    }
+}
+
 impl PortList {
+    fn new(number: u32, list: &Arc<[Segment]>) -> Self {
+        let mut few = [Segment::NONE; FEW];
+        let segments = match few.get_mut(..list.len()) {
+            Some(place) => {
+                place.copy_from_slice(list);
+                Segments::Few(few)
+            }
+            None => Segments::Many(Arc::clone(list)),
+        };
+        PortList { number, segments }
+    }
+
     /// What it says of `key`.
     #[inline]
     pub(super) fn decision(&self, key: u32) -> Decision {
-        let after = self.segments.partition_point(|(first, _)| *first <= key);
-        self.segments.get(after.wrapping_sub(1)).map_or(Decision::NO_RULE, |(_, ruling)| ruling.decision())
+        let after = Segment::after(key);
+        let segment = match &self.segments {
+            Segments::Few(list) => {
+                let before = list.iter().filter(|segment| **segment <= after).count();
+                list.get(before.wrapping_sub(1))
+            }
+            Segments::Many(list) => {
+                list.get(list.partition_point(|segment| *segment <= after).wrapping_sub(1))
+            }
+        };
+        segment.map_or(Decision::NO_RULE, |segment| segment.decision())
     }
 
     /// Its number.
@@ -116,23 +180,28 @@ impl PortList {
     }
 
     /// The segments: the first key of each with the decision from there on.
-    #[cfg(feature = "kubernetes")]
     pub(super) fn decisions(&self) -> Vec<(u32, Decision)> {
-        self.segments.iter().map(|(first, ruling)| (*first, ruling.decision())).collect()
+        let list: &[Segment] = match &self.segments {
+            Segments::Few(list) => list,
+            Segments::Many(list) => list,
+        };
+        let list = list.iter().filter(|segment| **segment != Segment::NONE);
+        list.map(|segment| (segment.first(), segment.decision())).collect()
     }
 }
 
 impl PortLists {
     /// The list that `spans` make, for an endpoint that NetworkPolicies isolate or not.
     pub(super) fn list(&mut self, spans: Vec<Span>, isolated: bool) -> PortList {
-        let segments = cut(spans, isolated);
-        let number = self.known.len() as u32;
-        if let Some((segments, number)) = self.known.get_key_value(segments.as_slice()) {
-            return PortList { number: *number, segments: Arc::clone(segments) };
-        }
-        let segments: Arc<[(u32, Ruling)]> = segments.into();
-        self.known.insert(Arc::clone(&segments), number);
-        PortList { number, segments }
+        let cut = cut(spans, isolated);
+        let number = match self.known.get_key_value(cut.as_slice()) {
+            Some((segments, number)) => return PortList::new(*number, segments),
+            None => self.known.len() as u32,
+        };
+        let segments: Arc<[Segment]> = cut.into();
+        let list = PortList::new(number, &segments);
+        self.known.insert(segments, number);
+        list
     }
 
     /// How many there are.
@@ -142,7 +211,7 @@ impl PortLists {
 }
 
 /// Cuts the line of keys where the decision changes: a sweep with the spans that are open, tier by tier.
-fn cut(mut spans: Vec<Span>, isolated: bool) -> Vec<(u32, Ruling)> {
+fn cut(mut spans: Vec<Span>, isolated: bool) -> Vec<Segment> {
     spans.sort_by_key(|span| span.first);
     let ends = spans.iter().map(|span| span.last + 1).filter(|end| *end <= LAST_KEY);
     let mut borders: Vec<u32> = spans.iter().map(|span| span.first).chain(ends).chain([0]).collect();
@@ -150,15 +219,16 @@ fn cut(mut spans: Vec<Span>, isolated: bool) -> Vec<(u32, Ruling)> {
     borders.dedup();
     let mut coming = spans.into_iter().peekable();
     let mut open = OpenSpans::default();
-    let mut segments = Vec::<(u32, Ruling)>::new();
+    let mut segments = Vec::<Segment>::new();
+    let mut last = None;
     for border in borders {
         while let Some(span) = coming.next_if(|span| span.first <= border) {
             let Asked { rule, place, tier, action } = span.asked;
             open.tier(tier).push(Reverse((place, action, span.last, rule)));
         }
         let ruling = open.ruling(border, isolated);
-        if segments.last().is_none_or(|(_, before)| *before != ruling) {
-            segments.push((border, ruling));
+        if last.replace(ruling) != Some(ruling) {
+            segments.push(Segment::new(border, ruling));
         }
     }
     segments

@@ -2,25 +2,14 @@
 //!
 //! A row is a function of the groups that the subject's rules are about and of nothing else: ten thousand policies
 //! that each allow the same peers share one row. What a row holds for a class is a small number, the same for all
-//! classes that the same rules match; 0 is where only the rules about everyone do, as for strangers to all of them. Rows are cut
-//! into pages of 64 classes; equal pages are one, and pages of nothing but 0 are left out.
+//! classes that the same rules match; 0 is where only the rules about everyone do, as for strangers to all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
+use super::cells::{Cells, PagePool};
 use super::classes::Classes;
 use super::groups::Groups;
 use crate::hash::FastMap;
-
-/// Classes a page.
-const PAGE: usize = 64;
-
-/// The numbers of 64 classes.
-type Page = [u32; PAGE];
-
-/// What a row holds, by class. A clone is a reference.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Pages(Arc<[Option<Arc<Page>>]>);
 
 /// All rows, by number. There are only more of them, until all is compiled anew.
 #[derive(Debug, Default)]
@@ -29,9 +18,9 @@ pub(super) struct Rows {
     by_groups: FastMap<Vec<u32>, u32>,
     /// The rows about each group, but for groups of everyone.
     about: FastMap<u32, Vec<u32>>,
-    pages: FastMap<Page, Arc<Page>>,
-    /// References to pages, of all rows.
-    references: usize,
+    pool: PagePool,
+    /// Of all rows.
+    bytes: usize,
 }
 
 /// A row, and for each number in it the positions of the rules that match there, lowest first.
@@ -40,21 +29,12 @@ pub(super) struct Row {
     /// Positions of the rules about everyone, and of those about each group.
     always: Vec<u32>,
     positions: FastMap<u32, Vec<u32>>,
-    pub(super) pages: Pages,
+    pub(super) cells: Cells,
     /// Positions of rules, by the numbers that the row holds.
     pub(super) matches: Vec<Vec<u32>>,
     numbers: FastMap<Vec<u32>, u32>,
     /// The subjects that have it.
     pub(super) subjects: BTreeSet<u32>,
-}
-
-impl Pages {
-    /// What the row holds for `class`.
-    #[inline]
-    pub(super) fn number(&self, class: u32) -> u32 {
-        let page = self.0.get(class as usize / PAGE).and_then(Option::as_deref);
-        page.map_or(0, |page| page[class as usize % PAGE])
-    }
 }
 
 impl Rows {
@@ -126,30 +106,16 @@ impl Rows {
 
     /// How many bytes they take.
     pub(super) fn bytes(&self) -> usize {
-        self.pages.len() * size_of::<Page>() + self.references * size_of::<Arc<Page>>()
+        self.bytes + self.pool.bytes()
     }
 
     /// Writes what the row holds for classes, ascending, of each of which those positions match that are not about everyone.
     fn fill(&mut self, row: &mut Row, added: Vec<(u32, Vec<u32>)>) {
-        let mut pages: Vec<Option<Arc<Page>>> = row.pages.0.to_vec();
-        let mut added = added.into_iter().peekable();
-        while let Some(place) = added.peek().map(|(class, _)| *class as usize / PAGE) {
-            let known = pages.get(place).and_then(Option::as_deref);
-            let mut page: Page = known.copied().unwrap_or([0; PAGE]);
-            while let Some((class, matching)) = added.next_if(|(class, _)| *class as usize / PAGE == place) {
-                page[class as usize % PAGE] = row.number_for(matching);
-            }
-            pages.resize(pages.len().max(place + 1), None);
-            if let Some(slot) = pages.get_mut(place) {
-                *slot = Some(self.page(page));
-            }
-        }
-        self.references += pages.len() - row.pages.0.len();
-        row.pages = Pages(pages.into());
-    }
-
-    fn page(&mut self, page: Page) -> Arc<Page> {
-        Arc::clone(self.pages.entry(page).or_insert_with(|| Arc::new(page)))
+        let added = added.into_iter().map(|(class, matching)| (class, row.number_for(matching)));
+        let added: Vec<(u32, u32)> = added.collect();
+        self.bytes -= row.cells.bytes();
+        row.cells = row.cells.with(&added, &mut self.pool);
+        self.bytes += row.cells.bytes();
     }
 }
 

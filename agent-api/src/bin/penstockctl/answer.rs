@@ -198,6 +198,7 @@ impl From<Refusal> for Fault {
             RefusalKind::Capacity => "capacity",
             RefusalKind::Conflict => "conflict",
             RefusalKind::System => "system",
+            RefusalKind::CheckFailed => "check_failed",
         };
         let Refusal { object, field, problem, .. } = refusal;
         Fault { object, field, problem, kind, code: NEGATIVE }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use agent_api::address::{Address, DEFAULT_SOCKET};
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use policy_compiler::intent::ObjectName;
 use policy_compiler::objects::{DEFAULT_VNI, IntentOptions};
 
@@ -200,6 +200,10 @@ pub(crate) enum PolicyCommand {
     },
     /// Who can reach a port of a pod, and by which rules at both ends.
     WhoCanReach(WhoCanReach),
+    /// How often each rule of the running policies has decided, on this node.
+    ///
+    /// Packets of allowed flows are not counted: their flow is, once, at a rule of each end.
+    Hits(Hits),
     /// What is wrong with the NetworkPolicies of a folder.
     #[command(after_help = LINT_EXIT_CODES)]
     Lint {
@@ -265,6 +269,29 @@ pub(crate) struct WhoCanReach {
     /// List those, too, who cannot.
     #[arg(long)]
     pub(crate) denied: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hits {
+    /// Only policies of this namespace; '' for those of the cluster.
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// Only policies of this name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) policy: Option<String>,
+    /// Only rules that have never decided; those that pass to the next tier never do, and are left out.
+    #[arg(long)]
+    pub(crate) unused: bool,
+    /// Rules with the most flows first, or in the order of their names.
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Count)]
+    pub(crate) sort: Order,
+}
+
+/// What rules are listed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    Count,
+    Name,
 }
 
 /// A port of a pod.

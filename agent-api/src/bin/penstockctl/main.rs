@@ -3,6 +3,7 @@
 //! * `arguments`: what may be typed.
 //! * `answer`: how an answer or a fault is printed, for people and as JSON.
 //! * `running`: commands that ask penstockd. `explain`: one of them, with its five-tuples; `story`: why.
+//! * `hits`: how often each rule has decided.
 //! * `analysis`: what a change changes, who reaches whom, what is wrong, over manifests or the running state.
 //! * `shadow`: a candidate beside the running state.
 //! * `offline`: commands over manifests. `simulate`: hands them to `penstockd simulate`.
@@ -11,6 +12,7 @@ mod analysis;
 mod answer;
 mod arguments;
 mod explain;
+mod hits;
 mod offline;
 mod running;
 mod shadow;
@@ -63,6 +65,7 @@ impl Cli {
             Command::Policy(PolicyCommand::WhoCanReach(arguments)) => {
                 analysis::who_can_reach(&connection, &arguments).await
             }
+            Command::Policy(PolicyCommand::Hits(arguments)) => hits::hits(&connection, &arguments).await,
             Command::Policy(PolicyCommand::Lint { folder }) => analysis::lint(&folder),
             Command::Evaluate(arguments) => offline::evaluate(&arguments),
             Command::Simulate(arguments) => simulate::simulate(&arguments, output),

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_api::client::{Client, ConnectOptions};
-use agent_api::contract::{AddPort, DropEvent, FlowInfo, PortInfo, PortRole, State, Stats, WorkerStats};
+use agent_api::contract::{
+    AddPort, CheckStats, DropEvent, FlowInfo, PortInfo, PortRole, State, Stats, WorkerStats,
+};
 use agent_api::tools::agent::prepare;
 use futures::StreamExt;
 use policy_compiler::intent::{self, Backend, Frontend, Intent, Service};
@@ -97,15 +99,36 @@ pub(crate) async fn status(connection: &Connection) -> Result<Answer, Fault> {
 pub(crate) async fn stats(connection: &Connection) -> Result<Answer, Fault> {
     let stats = connect(connection).await?.stats().await?;
     let human = format!(
-        "generation {}, up {:.1} s\n\n{}\n{}\n{}\n{}",
+        "generation {}, up {:.1} s\n{}\n{}\n{}\n{}\n{}",
         stats.generation,
         stats.uptime_seconds,
+        checks(&stats.checks),
         worker_rows(&stats.workers).text("no workers"),
         port_counters(&stats).text("no ports"),
         flow_tables(&stats).text("no flow tables"),
         drop_rows(&drops_by_reason(&stats)).text("no drops"),
     );
     Answer::new(&stats, human)
+}
+
+/// What became of checked compilation.
+fn checks(stats: &CheckStats) -> String {
+    let CheckStats { passed, refused, microseconds, last, report } = stats;
+    if passed + refused == 0 {
+        return String::new();
+    }
+    let mut text = format!(
+        "checked: {passed} generations passed, {refused} refused; the last: {} witnesses of {} classes, {} left out, {microseconds} µs\n",
+        last.witnesses, last.classes, last.left_out
+    );
+    if let Some(report) = report {
+        let (generation, total) = (report.checked.generation, report.total);
+        let _ = writeln!(text, "refused generation {generation}: {total} witnesses are judged wrongly");
+        report.mismatches.iter().for_each(|mismatch| {
+            let _ = writeln!(text, "  {mismatch}");
+        });
+    }
+    text
 }
 
 fn worker_rows(workers: &[WorkerStats]) -> Rows {
@@ -234,7 +257,10 @@ fn drop_line(event: &DropEvent) -> String {
         event.reason,
     );
     if !event.rule.is_empty() {
-        let _ = write!(line, " ({})", event.rule);
+        let version = event.decided_by.as_ref().and_then(|by| by.rule()).map(|rule| &rule.resource_version);
+        let version = version.filter(|version| !version.is_empty());
+        let version = version.map_or(String::new(), |version| format!(", resourceVersion {version}"));
+        let _ = write!(line, " ({}{version})", event.rule);
     }
     if event.missed > 0 {
         let _ = write!(line, " [{} not shown before]", event.missed);

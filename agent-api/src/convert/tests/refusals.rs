@@ -6,7 +6,8 @@ use super::super::FieldError;
 use super::super::calls::{added_port, applied_intent, flow_list, port_list};
 use super::super::shadow::{candidate, set_shadow};
 use crate::contract::{
-    AddPort, DropEvent, ExplainQuery, PortInfo, Refusal, RefusalKind, ShadowDifference, State,
+    AddPort, DropEvent, ExplainQuery, Explanation, PolicyHits, PortInfo, Refusal, RefusalKind,
+    ShadowDifference, State,
 };
 use crate::proto;
 
@@ -386,4 +387,42 @@ fn answers() {
         let refusal = proto::Refusal { kind, ..Default::default() };
         assert_eq!(named(Refusal::try_from(refusal)), row("Message", "kind", problem));
     }
+}
+
+#[test]
+fn what_decides() {
+    let rule = proto::RuleOrigin {
+        kind: 1,
+        name: Some(proto::ObjectName { namespace: String::new(), name: "x".into() }),
+        ..Default::default()
+    };
+    let by = |direction, basis| Some(proto::DecidedBy { direction, basis });
+    let by_rule = |rule| by(1, Some(proto::decided_by::Basis::Rule(rule)));
+    let rows = [
+        (by(0, None), "direction", "is unspecified"),
+        (by(3, None), "direction", "3 is no value that is known"),
+        (by(2, None), "basis", "is missing"),
+        (by_rule(proto::RuleOrigin { kind: 0, ..rule.clone() }), "rule.kind", "is unspecified"),
+        (by_rule(proto::RuleOrigin { name: None, ..rule.clone() }), "rule.name", "is missing"),
+    ];
+    for (decided_by, field, problem) in rows {
+        let event = proto::DropEvent { decided_by: decided_by.clone(), ..Default::default() };
+        assert_eq!(
+            named(DropEvent::try_from(event)),
+            row("Message", &format!("decided_by.{field}"), problem)
+        );
+        let decisions = vec![proto::PolicyDecision { allowed: true, decided_by }];
+        let answer = proto::ExplainResponse { decisions, ..Default::default() };
+        let field = format!("decisions[0].decided_by.{field}");
+        assert_eq!(named(Explanation::try_from(answer)), row("Message", &field, problem));
+    }
+    let hits = |decided_by, action| proto::ListRuleHitsResponse {
+        hits: vec![proto::RuleHits { decided_by, action, ..Default::default() }],
+        ..Default::default()
+    };
+    assert!(PolicyHits::try_from(hits(by_rule(rule.clone()), 3)).is_ok());
+    let unknown = named(PolicyHits::try_from(hits(by_rule(rule), 4)));
+    assert_eq!(unknown, row("Message", "hits[0].action", "4 is no value that is known"));
+    let missing = named(PolicyHits::try_from(hits(None, 1)));
+    assert_eq!(missing, row("Message", "hits[0].decided_by", "is missing"));
 }

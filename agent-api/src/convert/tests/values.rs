@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use policy_compiler::check::Checked;
 use policy_compiler::intent::{
     Action, Backend, Endpoint, Frontend, FrontendKind, Identity, Intent, IpBlock, MAX_PRIORITY, Node,
-    ObjectName, Peers, Policy, PortMatch, PortSelector, Protocol, Revocation, Rule, Service, Tier,
-    TrafficPolicy,
+    ObjectName, Peers, Policy, PolicyKind, PortMatch, PortSelector, Protocol, Revocation, Rule, Service,
+    Tier, TrafficPolicy,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -15,8 +16,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::contract::{
-    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, FlowTableStats, PortInfo, PortRole,
-    PortStats, Refusal, RefusalKind, ShadowDifference, ShadowRow, ShadowStatus, State, Stats, WorkerStats,
+    AddPort, Applied, Basis, CheckReport, CheckStats, DecidedBy, Direction, DropEvent, ExplainQuery,
+    Explanation, FlowInfo, FlowTableStats, PolicyDecision, PolicyHits, PortInfo, PortRole, PortStats,
+    Refusal, RefusalKind, RuleHits, RuleRef, ShadowDifference, ShadowRow, ShadowStatus, State, Stats,
+    WorkerStats,
 };
 
 fn text() -> impl Strategy<Value = String> {
@@ -234,6 +237,7 @@ pub(super) fn refusal() -> impl Strategy<Value = Refusal> {
         Just(RefusalKind::Capacity),
         Just(RefusalKind::Conflict),
         Just(RefusalKind::System),
+        Just(RefusalKind::CheckFailed),
     ];
     (text(), text(), text(), kind).prop_map(|(object, field, problem, kind)| Refusal {
         object,
@@ -250,13 +254,37 @@ fn counts() -> impl Strategy<Value = BTreeMap<String, u64>> {
 pub(super) fn stats() -> impl Strategy<Value = Stats> {
     let flows = btree_map(text(), flow_table(), 0..3);
     let uptime = any::<f64>().prop_filter("equal to itself", |seconds| !seconds.is_nan());
-    (uptime, any::<u64>(), vec(worker(), 0..3), vec(port_stats(), 0..3), flows).prop_map(
-        |(uptime_seconds, generation, workers, ports, flows)| Stats {
+    (uptime, any::<u64>(), vec(worker(), 0..3), vec(port_stats(), 0..3), flows, checks()).prop_map(
+        |(uptime_seconds, generation, workers, ports, flows, checks)| Stats {
             uptime_seconds,
             generation,
             workers,
             ports,
             flows,
+            checks,
+        },
+    )
+}
+
+fn checks() -> impl Strategy<Value = CheckStats> {
+    let checked = || {
+        any::<[u64; 5]>().prop_map(|[generation, subjects, classes, witnesses, left_out]| Checked {
+            generation,
+            subjects,
+            classes,
+            witnesses,
+            left_out,
+        })
+    };
+    let report = (checked(), any::<u64>(), vec(text(), 0..3))
+        .prop_map(|(checked, total, mismatches)| CheckReport { checked, total, mismatches });
+    (any::<[u64; 3]>(), checked(), option::of(report)).prop_map(
+        |([passed, refused, microseconds], last, report)| CheckStats {
+            passed,
+            refused,
+            microseconds,
+            last,
+            report,
         },
     )
 }
@@ -315,13 +343,14 @@ fn flow_table() -> impl Strategy<Value = FlowTableStats> {
 pub(super) fn drop_event() -> impl Strategy<Value = DropEvent> {
     let end = || (option::of(address()), any::<u16>());
     let texts = (text(), text(), text());
-    (any::<[u64; 3]>(), texts, end(), end(), any::<u8>()).prop_map(
+    (any::<[u64; 3]>(), texts, end(), end(), any::<u8>(), option::of(decided_by())).prop_map(
         |(
             [time_ns, generation, missed],
             (reason, device, rule),
             (src, src_port),
             (dst, dst_port),
             protocol,
+            decided_by,
         )| {
             DropEvent {
                 time_ns,
@@ -333,6 +362,7 @@ pub(super) fn drop_event() -> impl Strategy<Value = DropEvent> {
                 dst_port,
                 protocol,
                 rule,
+                decided_by,
                 generation,
                 missed,
             }
@@ -348,17 +378,51 @@ pub(super) fn query() -> impl Strategy<Value = ExplainQuery> {
 
 pub(super) fn explanation() -> impl Strategy<Value = Explanation> {
     let optional = || option::of(text());
-    (text(), optional(), vec(text(), 0..4), any::<u64>(), text(), text(), optional()).prop_map(
-        |(verdict, reason, steps, generation, egress, ingress, backend)| Explanation {
+    let decisions = vec(
+        (any::<bool>(), decided_by())
+            .prop_map(|(allowed, decided_by)| PolicyDecision { allowed, decided_by }),
+        0..3,
+    );
+    (text(), optional(), vec(text(), 0..4), any::<u64>(), text(), text(), optional(), decisions).prop_map(
+        |(verdict, reason, steps, generation, egress, ingress, backend, decisions)| Explanation {
             verdict,
             reason,
             steps,
             generation,
             egress,
             ingress,
+            decisions,
             backend,
         },
     )
+}
+
+fn rule_ref() -> impl Strategy<Value = RuleRef> {
+    let kinds = select(vec![PolicyKind::NetworkPolicy, PolicyKind::ClusterNetworkPolicy]);
+    (kinds, object_name(), text(), any::<u32>(), text()).prop_map(
+        |(kind, object, resource_version, index, rule_name)| RuleRef {
+            kind,
+            namespace: object.namespace,
+            name: object.name,
+            resource_version,
+            index,
+            rule_name,
+        },
+    )
+}
+
+fn decided_by() -> impl Strategy<Value = DecidedBy> {
+    let basis = prop_oneof![rule_ref().prop_map(Basis::Rule), Just(Basis::NoRule), Just(Basis::DefaultAllow)];
+    (any::<bool>(), basis).prop_map(|(ingress, basis)| DecidedBy { direction: Direction::of(ingress), basis })
+}
+
+pub(super) fn policy_hits() -> impl Strategy<Value = PolicyHits> {
+    let actions = select(vec![Action::Accept, Action::Deny, Action::Pass]);
+    let hits = (decided_by(), actions, any::<[u64; 3]>()).prop_map(|(decided_by, action, counts)| {
+        let [flows_allowed, flows_denied, packets_denied] = counts;
+        RuleHits { decided_by, action, flows_allowed, flows_denied, packets_denied }
+    });
+    (any::<u64>(), vec(hits, 0..4)).prop_map(|(generation, hits)| PolicyHits { generation, hits })
 }
 
 fn role() -> impl Strategy<Value = PortRole> {
@@ -392,8 +456,10 @@ pub(super) fn port_info() -> impl Strategy<Value = PortInfo> {
 pub(super) fn flow_info() -> impl Strategy<Value = FlowInfo> {
     let texts = (text(), text(), text());
     let translated = (option::of(text()), option::of(text()));
-    (query(), texts, translated, any::<bool>(), any::<u32>(), any::<u64>()).prop_map(
-        |(ends, (verdict, state, rule), (translated_src, translated_dst), reply, idle_seconds, packets)| {
+    let numbers = (any::<bool>(), any::<u32>(), any::<u64>());
+    (query(), texts, translated, numbers, option::of(decided_by())).prop_map(
+        |(ends, (verdict, state, rule), translated, (reply, idle_seconds, packets), decided_by)| {
+            let (translated_src, translated_dst) = translated;
             FlowInfo {
                 src: ends.src,
                 src_port: ends.src_port,
@@ -406,6 +472,7 @@ pub(super) fn flow_info() -> impl Strategy<Value = FlowInfo> {
                 translated_src,
                 translated_dst,
                 rule,
+                decided_by,
                 idle_seconds,
                 packets,
             }

@@ -19,6 +19,8 @@ pub(crate) struct Source {
 
 /// Whole turns of a worker between ports in memory.
 pub(crate) const PIPELINE: Source = Source { file: "summary.json", command: "make bench" };
+/// The policy tables beside other classifiers.
+pub(crate) const POLICY: Source = Source { file: "policy.json", command: "make bench" };
 /// Instructions and allocations.
 pub(crate) const BOUNDS: Source = Source { file: "bounds.json", command: "make bounds" };
 /// On veth, beside others.
@@ -28,7 +30,7 @@ pub(crate) const MEMIF: Source = Source { file: "memif.json", command: "make ben
 /// Tables replaced under load.
 pub(crate) const UPDATES: Source = Source { file: "updates.json", command: "make bench-updates" };
 /// All of them.
-pub(crate) const SOURCES: [Source; 5] = [PIPELINE, BOUNDS, PEERS, MEMIF, UPDATES];
+pub(crate) const SOURCES: [Source; 6] = [PIPELINE, BOUNDS, PEERS, MEMIF, UPDATES, POLICY];
 
 /// What `make bench-peers` draws.
 pub(crate) const PLOT: &str = "peers.svg";

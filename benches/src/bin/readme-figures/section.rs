@@ -6,13 +6,16 @@ use comfy_table::{CellAlignment, Table};
 use anyhow::{Context, Result};
 
 use crate::figures::{
-    BATCH, BOUNDS, Figure, Figures, MEMIF, PEERS, PIPELINE, PLOT, SOURCES, Source, UPDATES,
+    BATCH, BOUNDS, Figure, Figures, MEMIF, PEERS, PIPELINE, PLOT, POLICY, SOURCES, Source, UPDATES,
 };
 use crate::peers;
 use crate::targets::{self, CYCLES};
 
 /// Batches of the pipeline's rows.
 const BATCHES: [&str; 4] = ["1", "4", "16", BATCH];
+
+/// How the rows call those that judge by policies.
+const CLASSIFIERS: [&str; 4] = ["penstock", "linear", "tuple_space", "prefix_walks"];
 
 /// The section that the figures make.
 pub(crate) fn of(figures: &Figures) -> Result<String> {
@@ -22,6 +25,8 @@ pub(crate) fn of(figures: &Figures) -> Result<String> {
         PIPELINE_WORDS.to_owned(),
         targets,
         batches(figures),
+        POLICY_WORDS.to_owned(),
+        classifiers(figures),
         counted(figures),
         VETH_WORDS.to_owned(),
         veth(figures)?,
@@ -47,6 +52,13 @@ const PIPELINE_WORDS: &str = "\
 A worker's whole turn between ports in memory, without kernel and NIC, on one core: 64-byte packets, TSC cycles a packet, medians.
 Batches of 64 where a row's name ends in no other. What the ports themselves cost (`port`: each packet is copied in) is part of
 every row. `make bench`:";
+
+const POLICY_WORDS: &str = "\
+### Policy tables beside other classifiers
+
+One judgement: both ends of a flow, addresses looked up, the deciding rules named; each waits for the one before. Generated sets of 10 to
+100,000 rules: what a rule allows (hit), what no policy selects (miss), what is denied. `hot`: 1,024 flows over and over; `cold`: other flows
+each time, after 512 MiB of other memory. Nanoseconds, and how many times ours they are, in one run. `make bench`:";
 
 const VETH_WORDS: &str = "\
 ### On veth: mostly the kernel
@@ -89,6 +101,31 @@ fn batches(figures: &Figures) -> String {
         text += &rows(&others);
     }
     text
+}
+
+/// What each way of judging takes, by group, rules and kind of flow; then what else the same command measured.
+fn classifiers(figures: &Figures) -> String {
+    let [ours, others @ ..] = CLASSIFIERS;
+    let all = figures.of(POLICY);
+    if all.is_empty() {
+        return absent(POLICY);
+    }
+    let bases = all
+        .iter()
+        .filter_map(|figure| Some((figure.row.strip_suffix(ours)?.strip_suffix('/')?, figure.value)));
+    let lines = bases.map(|(base, ours)| {
+        let other = |name: &str| {
+            let value = figures.value(POLICY, &format!("{base}/{name}"), "ns");
+            value.map_or(String::new(), |value| format!("{value:.0} ({:.1} ×)", value / ours))
+        };
+        let mut line = vec![format!("`{base}`"), format!("{ours:.1}")];
+        line.extend(others.map(other));
+        line
+    });
+    let head = ["row, ns", "penstock", "linear scan", "tuple space", "prefix walks"];
+    let judged = |figure: &&Figure| figure.row.rsplit('/').any(|part| CLASSIFIERS.contains(&part));
+    let rest: Vec<&Figure> = all.iter().filter(|figure| !judged(figure)).collect();
+    format!("{}\n\n{}", table(head, 1..5, lines), rows(&rest))
 }
 
 fn without_batch(row: &str) -> &str {
@@ -215,6 +252,20 @@ mod tests {
         assert_eq!(cells, ["`full/16k`", "343.1", "130.9", "129.9", "65.5"]);
         assert_eq!(text.matches("full/16k").count(), 1);
         assert!(text.contains("812.3"));
+    }
+
+    #[test]
+    fn a_classifier_stands_beside_ours() {
+        let rows = [
+            ("policy/hot/10/hit/penstock", 20.0, "ns"),
+            ("policy/hot/10/hit/linear", 50.0, "ns"),
+            ("policy/compile/10", 0.4, "ms"),
+        ];
+        let text = classifiers(&measured(&[(POLICY, &rows)]));
+        let line = text.lines().find(|line| line.starts_with("| `policy/hot/10/hit`")).unwrap();
+        let cells: Vec<&str> = line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["`policy/hot/10/hit`", "20.0", "50 (2.5 ×)"]);
+        assert!(text.contains("| `policy/compile/10` |") && text.matches("linear").count() == 1, "{text}");
     }
 
     #[test]

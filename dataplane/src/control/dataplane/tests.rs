@@ -3,10 +3,13 @@ use std::net::Ipv4Addr;
 use afxdp_driver::device::SetupPlan;
 use afxdp_driver::{HugePages, xdp};
 use agent_api::contract::RefusalKind;
-use policy_compiler::intent::{Node, ObjectName, Protocol, Service};
+use policy_compiler::compiler::Prepared;
+use policy_compiler::intent::{Endpoint, Identity, Node, ObjectName, Policy, Protocol, Service};
+use policy_compiler::policy::PolicyTable;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::super::build::Settings;
+use super::super::checks::{Checking, Checks};
 use super::super::neighbours::Ask;
 use super::super::ports::PortSettings;
 use super::super::thread::{Control, ControlParts};
@@ -16,10 +19,16 @@ use crate::snapshot::Snapshot;
 
 /// A control thread without workers.
 pub(in super::super) fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
+    start_checking(Checking::ORACLE)
+}
+
+/// The same, checking tables so.
+fn start_checking(checking: Checking) -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
     let start = Instant::now();
     let publication = Publication::new(Snapshot::empty(), 0);
     let flows = Arc::new(FlowTables::new(256, 256, HugePages::Never, 1).unwrap());
     let history = Arc::new(History::default());
+    let hits = Arc::new(Hits::new(0));
     let (own_requests, requests) = crossbeam::channel::unbounded();
     let (_, events) = crossbeam::channel::bounded(1);
     let (asks, asked) = tokio::sync::mpsc::unbounded_channel();
@@ -28,10 +37,12 @@ pub(in super::super) fn start() -> (Handle, std::thread::JoinHandle<()>, Unbound
         publication: Arc::clone(&publication),
         flows: Arc::clone(&flows),
         history: Arc::clone(&history),
+        hits: Arc::clone(&hits),
         workers: Vec::new(),
         start,
         applying: Mutex::default(),
         compiler: std::sync::Mutex::default(),
+        checks: Arc::new(Checks::new(Some(checking))),
         candidate: std::sync::Mutex::default(),
     });
     let control = Control::new(ControlParts {
@@ -50,6 +61,7 @@ pub(in super::super) fn start() -> (Handle, std::thread::JoinHandle<()>, Unbound
         publisher: Publisher::new(publication),
         flows,
         history,
+        hits,
         workers: Vec::new(),
         requests,
         own_requests,
@@ -99,6 +111,88 @@ async fn a_transaction_takes_effect_as_a_whole_or_not_at_all() {
     handle.stop();
     thread.join().unwrap();
     assert_eq!(handle.apply(intent(), None).await.unwrap_err().kind, RefusalKind::System);
+}
+
+/// A pod that nobody may reach.
+fn isolated() -> Update {
+    Update {
+        endpoints: vec![Endpoint {
+            name: ObjectName::new("shop", "db"),
+            node: "a".into(),
+            addresses: vec!["10.1.0.9".parse().unwrap()],
+            host_network: false,
+            identity: 0,
+        }],
+        policies: vec![Policy {
+            name: ObjectName::new("shop", "closed"),
+            subjects: vec![0],
+            ingress: Some(vec![]),
+            ..Policy::default()
+        }],
+        ..Update::default()
+    }
+}
+
+#[tokio::test]
+async fn tables_that_differ_from_the_policies_are_refused_and_what_ran_goes_on() {
+    let empty = || Intent { identities: vec![Identity::default()], ..intent() };
+    let whole = || {
+        let mut intent = empty();
+        isolated().apply_to(&mut intent);
+        intent
+    };
+    // As if the policy had been lost in compiling.
+    let wrong = |compiler: &mut Compiler| compiler.check_table(&PolicyTable::default(), 2);
+    let wrong_update = |compiler: &mut Compiler, prepared: &Prepared| {
+        let mut next = Compiler::new(compiler.intent(), 2, &Capacity::default(), None).unwrap();
+        let update = next.prepare(isolated(), prepared.tables().generation).unwrap();
+        next.commit(update);
+        next.check_table(&compiler.tables().policy, prepared.tables().generation)
+    };
+    let checking = Checking { whole: wrong, prepared: wrong_update };
+    let (handle, thread, _asked) = start_checking(checking);
+    let refused = handle.apply(whole(), None).await.unwrap_err();
+    assert_eq!((refused.kind, refused.field.as_str()), (RefusalKind::CheckFailed, "policy"));
+    assert_eq!(handle.state().await, State { generation: 0, workers: vec![], intent: Intent::default() });
+    let report = handle.stats().await.checks.report.unwrap();
+    assert_eq!((report.checked.generation, handle.stats().await.checks.refused), (2, 1));
+    let about = |text: &String| text.contains("Pod shop/db (10.1.0.9)") && text.contains("denied by no-rule");
+    assert!(report.mismatches.iter().any(about), "{:?}", report.mismatches);
+    handle.stop();
+    thread.join().unwrap();
+
+    let (handle, thread, _asked) = start_checking(Checking { prepared: wrong_update, ..Checking::ORACLE });
+    assert_eq!(handle.apply(empty(), None).await.unwrap().generation, 1);
+    let refused = handle.update(isolated(), 1).await.unwrap_err();
+    assert_eq!((refused.kind, refused.object.as_str()), (RefusalKind::CheckFailed, "generation 2"));
+    let state = handle.state().await;
+    assert_eq!((state.generation, state.intent), (1, empty()));
+    let checks = handle.stats().await.checks;
+    assert_eq!((checks.passed, checks.refused, checks.last.generation), (1, 1, 1));
+    // The whole state, compiled rightly, is taken.
+    assert_eq!(handle.apply(whole(), Some(1)).await.unwrap().generation, 2);
+    let checks = handle.stats().await.checks;
+    assert_eq!((checks.passed, checks.refused, checks.last.generation), (2, 1, 2));
+    assert!(checks.last.witnesses > 0 && checks.last.left_out == 0 && checks.report.is_some());
+    handle.stop();
+    thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_right_passes_the_check_and_none_is_made_where_it_is_switched_off() {
+    let (handle, thread, _asked) = start();
+    handle.apply(Intent { identities: vec![Identity::default()], ..intent() }, None).await.unwrap();
+    handle.update(isolated(), 1).await.unwrap();
+    let checks = handle.stats().await.checks;
+    assert_eq!((checks.passed, checks.refused, checks.report), (2, 0, None));
+    assert_eq!(checks.last.generation, 2);
+    assert!(checks.last.witnesses > 0);
+    handle.stop();
+    thread.join().unwrap();
+    let checks = Checks::new(None);
+    let mut compiler = Compiler::new(intent(), 1, &Capacity::default(), None).unwrap();
+    checks.whole(&mut compiler).unwrap();
+    assert_eq!(checks.stats(), Default::default());
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use policy_compiler::intent::{
 };
 use policy_compiler::tables::{Capacity, Tables};
 
+use crate::rule_hits::HitTable;
 use crate::shadow::Shadow;
 use crate::snapshot::{Egress, MAX_HEADER, Mac, PortIndex, PortView, Role, Snapshot, Underlay, Way};
 use crate::wire::vxlan;
@@ -151,6 +152,8 @@ pub(super) struct Cluster {
     pub(super) watch_drops: bool,
     pub(super) shadow: Option<Arc<Shadow>>,
     pub(super) mtu: [u16; PORTS],
+    /// Where hits of rules are counted; by default nowhere.
+    pub(super) rule_hits: Arc<HitTable>,
 }
 
 impl Cluster {
@@ -165,6 +168,7 @@ impl Cluster {
             watch_drops: false,
             shadow: None,
             mtu: [1500; PORTS],
+            rule_hits: Arc::default(),
         }
     }
 
@@ -255,6 +259,7 @@ impl Cluster {
             gateway_v6: GATEWAY.v6.into(),
             snat_ports: self.snat_ports,
             watch_drops: self.watch_drops,
+            rule_hits: Arc::clone(&self.rule_hits),
             shadow: self.shadow.clone(),
             ..Snapshot::empty()
         }

@@ -237,6 +237,11 @@ impl Rig {
         self.publisher.publish_touching(self.cluster.snapshot_by(tables), touched);
     }
 
+    /// The number that the next publication gets.
+    pub(super) fn next_epoch(&self) -> u32 {
+        self.publisher.next_epoch()
+    }
+
     /// Lets time pass.
     pub(super) fn wait(&mut self, seconds: u32) {
         self.now.seconds += seconds;

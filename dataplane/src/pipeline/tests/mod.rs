@@ -6,6 +6,7 @@
 //! * `rows`: a packet and the reason it ends by, for every reason.   * `paths`: a packet and what leaves instead.
 //! * `answers`: what is said back.                                   * `errors`: ICMP errors through translations.
 //! * `generations`: what changes under a live flow.                  * `properties`: laws over random traffic.
+//! * `hits`: what is counted of rules, against a slow twin.
 //! * `shadow`: a candidate beside the tables.
 //! * `workers`: two of them, and a thread.                           * `endpoints`: TCP between `smoltcp` stacks.
 
@@ -15,6 +16,7 @@ mod endpoints;
 mod errors;
 mod fixture;
 mod generations;
+mod hits;
 mod packets;
 mod paths;
 mod properties;
