@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 # What the tests judge against where it is at hand: expectations that others recorded (see docs/testing.md).
 CONFORMANCE ?= ../shared/conformance
 
-.PHONY: help demo test test-offline conformance conformance-wire bench bench-updates bench-peers bench-memif bench-compare bounds bounds-renew readme-figures readme-figures-check lint deny fmt build build-release deps clean-lab
+.PHONY: help demo test test-offline conformance conformance-wire bench bench-updates bench-shadow bench-peers bench-memif bench-compare bounds bounds-renew readme-figures readme-figures-check lint deny fmt build build-release deps clean-lab
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
@@ -36,6 +36,9 @@ bench: ## criterion: parse, flow look-up, policy, Maglev, the whole turn of a wo
 
 bench-updates: ## what a change of a large cluster's state costs, and what it costs the packets
 	cargo run --release -p benches --bin bench-updates
+
+bench-shadow: ## what a shadow generation costs the packets: with one and without, by turns in one run
+	cargo run --release -p benches --bin bench-shadow
 
 bench-peers: deps build-release ## one worker with all of it on against testpmd, the kernel, nftables and Open vSwitch (root; PEERS="--only testpmd")
 	@deploy/deps.sh dpdk ovs

@@ -10,16 +10,16 @@ use futures::stream::BoxStream;
 use policy_compiler::intent::Intent;
 use policy_compiler::intent::update::Update;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use crate::address::{Address, AddressError};
 use crate::contract::{
-    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PolicyHits, PortInfo, Refusal, State,
-    Stats,
+    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PolicyHits, PortInfo, Refusal,
+    ShadowDifference, ShadowStatus, State, Stats,
 };
 use crate::convert::FieldError;
 use crate::convert::calls::{added_port, flow_list, port_list};
-use crate::convert::update;
+use crate::convert::{shadow, update};
 use crate::proto;
 use crate::proto::penstock_client::PenstockClient;
 use crate::server::MAX_MESSAGE_BYTES;
@@ -201,13 +201,7 @@ impl Client {
         const OPERATION: &str = "WatchDrops";
         let answer = self.grpc.clone().watch_drops(proto::WatchDropsRequest {}).await;
         let events = answer.map_err(|status| self.error(OPERATION, status))?.into_inner();
-        let address = self.address.clone();
-        Ok(events
-            .map(move |event| match event {
-                Ok(event) => DropEvent::try_from(event).map_err(unreadable(OPERATION)),
-                Err(status) => Err(error(&address, OPERATION, status)),
-            })
-            .boxed())
+        Ok(self.events(OPERATION, events))
     }
 
     /// What would happen to a packet, and why.
@@ -268,6 +262,78 @@ impl Client {
         let answer = self.grpc.clone().list_rule_hits(proto::ListRuleHitsRequest {}).await;
         let answer = answer.map_err(|status| self.error("ListRuleHits", status))?;
         PolicyHits::try_from(answer.into_inner()).map_err(unreadable("ListRuleHits"))
+    }
+
+    /// Sets a candidate beside the running state; see [`Dataplane::set_shadow`](crate::contract::Dataplane::set_shadow).
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn set_shadow(&self, intent: Intent, sample: u32) -> Result<ShadowStatus, ClientError> {
+        let request = proto::SetShadowRequest { intent: Some(intent.into()), sample };
+        let answer = self.grpc.clone().set_shadow(request).await;
+        let answer = answer.map_err(|status| self.error("SetShadow", status))?;
+        shadow::set_shadow(answer.into_inner()).map_err(unreadable("SetShadow"))
+    }
+
+    /// The candidate, with what has been counted of it; `None` where none is set.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn shadow(&self) -> Result<Option<ShadowStatus>, ClientError> {
+        let answer = self.grpc.clone().get_shadow(proto::GetShadowRequest {}).await;
+        let answer = answer.map_err(|status| self.error("GetShadow", status))?;
+        Ok(answer.into_inner().shadow.map(Into::into))
+    }
+
+    /// Flows that differ: the last that the candidate is known by, then each as it is found. The stream ends as that of
+    /// [`Client::watch_drops`] does.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn watch_shadow(
+        &self,
+    ) -> Result<BoxStream<'static, Result<ShadowDifference, ClientError>>, ClientError> {
+        const OPERATION: &str = "WatchShadow";
+        let answer = self.grpc.clone().watch_shadow(proto::WatchShadowRequest {}).await;
+        let events = answer.map_err(|status| self.error(OPERATION, status))?.into_inner();
+        Ok(self.events(OPERATION, events))
+    }
+
+    /// Makes the candidate the running state; see [`Dataplane::promote_shadow`](crate::contract::Dataplane::promote_shadow).
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn promote_shadow(&self, force: bool) -> Result<Applied, ClientError> {
+        let answer = self.grpc.clone().promote_shadow(proto::PromoteShadowRequest { force }).await;
+        Ok(answer.map_err(|status| self.error("PromoteShadow", status))?.into_inner().into())
+    }
+
+    /// Ends the comparison with the candidate.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn discard_shadow(&self) -> Result<(), ClientError> {
+        let answer = self.grpc.clone().discard_shadow(proto::DiscardShadowRequest {}).await;
+        answer.map_err(|status| self.error("DiscardShadow", status)).map(drop)
+    }
+
+    /// The events of a stream of messages.
+    fn events<M, E>(
+        &self,
+        operation: &'static str,
+        messages: Streaming<M>,
+    ) -> BoxStream<'static, Result<E, ClientError>>
+    where
+        M: Send + 'static,
+        E: TryFrom<M, Error = FieldError> + 'static,
+    {
+        let address = self.address.clone();
+        messages
+            .map(move |message| match message {
+                Ok(message) => E::try_from(message).map_err(unreadable(operation)),
+                Err(status) => Err(error(&address, operation, status)),
+            })
+            .boxed()
     }
 
     fn error(&self, operation: &'static str, status: Status) -> ClientError {

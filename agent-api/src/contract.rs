@@ -14,7 +14,10 @@ use policy_compiler::intent::Intent;
 use policy_compiler::intent::update::Update;
 use serde::{Deserialize, Serialize};
 
+mod shadow;
+
 pub use rules::{Basis, DecidedBy, Direction, PolicyDecision, PolicyHits, RuleHits, RuleRef};
+pub use shadow::{DEFAULT_SAMPLE, ShadowDifference, ShadowRow, ShadowStatus};
 
 /// Something that forwards packets by tables. Implemented by penstockd, and by a recording double in tests.
 pub trait Dataplane: Send + Sync + 'static {
@@ -75,6 +78,37 @@ pub trait Dataplane: Send + Sync + 'static {
 
     /// How often each rule of the running policies has decided, read without stopping anything.
     fn rule_hits(&self) -> impl Future<Output = PolicyHits> + Send;
+
+    /// Sets a candidate beside the running state, in place of any before it: from the answer on flows are judged by both, and what
+    /// the candidate says has no effect. Of established flows one in `sample` is compared.
+    ///
+    /// # Errors
+    /// [`Refusal`], naming object and field; what was set stays.
+    fn set_shadow(
+        &self,
+        intent: Intent,
+        sample: u32,
+    ) -> impl Future<Output = Result<ShadowStatus, Refusal>> + Send;
+
+    /// The candidate, with what has been counted of it; `None` where none is set.
+    fn shadow(&self) -> impl Future<Output = Option<ShadowStatus>> + Send;
+
+    /// Flows that differ: the last that the candidate is known by, then each as it is found. What was lost is counted in
+    /// [`ShadowDifference::missed`].
+    fn watch_shadow(&self) -> impl Future<Output = BoxStream<'static, ShadowDifference>> + Send;
+
+    /// Makes the candidate the running state, as [`Dataplane::apply`] does, and ends the comparison. `force`: also where another
+    /// generation is running than the candidate was set beside.
+    ///
+    /// # Errors
+    /// [`Refusal`], naming object and field; what was running goes on, and the candidate stays.
+    fn promote_shadow(&self, force: bool) -> impl Future<Output = Result<Applied, Refusal>> + Send;
+
+    /// Ends the comparison; what is running stays.
+    ///
+    /// # Errors
+    /// [`Refusal`] where no candidate is set.
+    fn discard_shadow(&self) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
 /// A dataplane that is shared is one, too.
@@ -125,6 +159,30 @@ impl<D: Dataplane> Dataplane for Arc<D> {
 
     fn rule_hits(&self) -> impl Future<Output = PolicyHits> + Send {
         D::rule_hits(self)
+    }
+
+    fn set_shadow(
+        &self,
+        intent: Intent,
+        sample: u32,
+    ) -> impl Future<Output = Result<ShadowStatus, Refusal>> + Send {
+        D::set_shadow(self, intent, sample)
+    }
+
+    fn shadow(&self) -> impl Future<Output = Option<ShadowStatus>> + Send {
+        D::shadow(self)
+    }
+
+    fn watch_shadow(&self) -> impl Future<Output = BoxStream<'static, ShadowDifference>> + Send {
+        D::watch_shadow(self)
+    }
+
+    fn promote_shadow(&self, force: bool) -> impl Future<Output = Result<Applied, Refusal>> + Send {
+        D::promote_shadow(self, force)
+    }
+
+    fn discard_shadow(&self) -> impl Future<Output = Result<(), Refusal>> + Send {
+        D::discard_shadow(self)
     }
 }
 

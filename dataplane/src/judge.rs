@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use afxdp_driver::cpu;
 use policy_compiler::intent::Revocation;
-use policy_compiler::policy::Judgement;
+use policy_compiler::policy::{Judgement, PolicyTable};
 use policy_compiler::routes::Route;
 use policy_compiler::service::{Resolution, ServiceId, ServiceQuery};
 
@@ -97,6 +97,32 @@ pub struct Decision {
     pub back: Way,
 }
 
+/// What is asked of policy for a flow: its ends as policies know them, the source before translation and the destination after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question {
+    /// The source.
+    pub src: IpAddr,
+    /// The destination.
+    pub dst: SocketAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Whether a Service has chosen the destination.
+    pub translated: bool,
+}
+
+impl Question {
+    /// What a table answers.
+    #[inline(always)]
+    pub fn ask(&self, policy: &PolicyTable) -> Judgement {
+        let Question { src, dst, protocol, translated } = *self;
+        let port = if matches!(protocol, TCP | UDP | SCTP) { dst.port() } else { 0 };
+        match translated {
+            false => policy.judge(src, dst.ip(), protocol, port),
+            true => policy.judge_translated(src, dst.ip(), protocol, port),
+        }
+    }
+}
+
 /// What is asked of the Services for a flow.
 pub(crate) fn service_query(key: &Key, v6: bool) -> ServiceQuery {
     ServiceQuery {
@@ -148,12 +174,9 @@ fn decide_into(
         cpu::prefetch(place);
     }
     // 3. Both ends' policies, on the addresses that policies know: source before, destination after translation.
-    let policy_port = if matches!(protocol, TCP | UDP | SCTP) { decision.dst.port() } else { 0 };
     let policy = &snapshot.tables.policy;
-    let judgement = match decision.service {
-        None => policy.judge(src, decision.dst.ip(), protocol, policy_port),
-        Some(_) => policy.judge_translated(src, decision.dst.ip(), protocol, policy_port),
-    };
+    let translated = decision.service.is_some();
+    let judgement = Question { src, dst: decision.dst, protocol, translated }.ask(policy);
     decision.judgement = Some(judgement);
     if let Some(reason) = denial(&judgement) {
         if known.passes {

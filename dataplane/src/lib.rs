@@ -12,6 +12,7 @@
 //! * [`snapshot`]: what a worker judges by: tables, ports, egress templates; how it is published.
 //! * [`validity`]: which judgements of earlier generations still hold.
 //! * [`rule_hits`]: how often each rule of a policy has decided.
+//! * [`shadow`]: a candidate that flows are judged by as well, without effect.
 //! * [`simulate`]: a capture through the same pipeline, offline.
 //! * `control`: penstockd around the workers: ports, neighbours, gRPC, configuration.
 //!
@@ -27,6 +28,7 @@ pub mod messages;
 pub mod pipeline;
 pub mod publish;
 pub mod rule_hits;
+pub mod shadow;
 pub mod simulate;
 pub mod snapshot;
 mod sync;

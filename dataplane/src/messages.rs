@@ -1,6 +1,6 @@
 //! What control and workers say to each other: bounded queues, never waited on by a worker.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use afxdp_driver::PortCounters;
@@ -9,6 +9,7 @@ use policy_compiler::policy::RuleId;
 
 use crate::counters::Counter;
 use crate::drops::DropReason;
+use crate::shadow::Difference;
 use crate::snapshot::{Mac, PortIndex};
 
 /// From the control thread to a worker.
@@ -71,6 +72,33 @@ pub enum Event<P> {
     },
     /// A dropped packet; only while someone watches.
     Drop(DropRecord),
+    /// A flow of which the shadow's policies say something else.
+    Difference(DifferenceRecord),
+}
+
+/// A flow of which the shadow's policies say something else, as the worker reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DifferenceRecord {
+    /// Which candidate.
+    pub shadow: u64,
+    /// How it differs. The active rule is of the tables of `epoch`.
+    pub difference: Difference,
+    /// Source and destination as its first direction's packets come in.
+    pub addresses: (IpAddr, IpAddr),
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The destination that policy was asked of: after the translation of a Service.
+    pub judged_dst: SocketAddr,
+    /// It was found in the midst of its life, else when it was judged.
+    pub established: bool,
+    /// The epoch of the snapshot it was compared under.
+    pub epoch: u32,
+    /// Nanoseconds of the worker's clock.
+    pub time_ns: u64,
 }
 
 /// A dropped packet, as the worker reports it.

@@ -12,6 +12,7 @@ use policy_compiler::tables::Tables;
 
 use crate::flow::Entry;
 use crate::rule_hits::HitTable;
+use crate::shadow::Shadow;
 use crate::validity::Validity;
 use crate::wire::ETHERNET_LEN;
 use crate::wire::vxlan::{TEMPLATE_V4_LEN, TEMPLATE_V6_LEN};
@@ -62,6 +63,8 @@ pub struct Snapshot {
     pub watch_drops: bool,
     /// Where workers count the hits of `tables.policy`'s rules.
     pub rule_hits: Arc<HitTable>,
+    /// The candidate that flows are judged by as well, without effect; its numbers are of no flow's entry.
+    pub shadow: Option<Arc<Shadow>>,
 }
 
 /// Whether there is a way, and if not, why.
@@ -190,6 +193,7 @@ impl Snapshot {
             snat_ports: (61000, 65535),
             watch_drops: false,
             rule_hits: Arc::default(),
+            shadow: None,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::flow::FlowTables;
 use crate::messages::{Command, Event, PortCells};
 use crate::pipeline::{Notice, Outputs, Pipeline, Turn};
 use crate::publish::Reader;
+use crate::shadow::Shadow;
 use crate::snapshot::PortIndex;
 
 pub use crate::pipeline::Now;
@@ -250,13 +251,18 @@ impl<P: PacketIo> Worker<P> {
     /// Counters, notices: once a turn.
     fn close_turn(&mut self, taken: usize, began: u64, in_kernel: u64) {
         for notice in self.pipeline.notices() {
+            let is_difference = matches!(notice, Notice::Difference(_));
             let event = match notice {
                 Notice::PeerMac(port, mac) => Event::PeerMac { port, mac },
                 Notice::Unresolved(address) => Event::Unresolved { address },
                 Notice::UnresolvedPort(port) => Event::UnresolvedPort { port },
                 Notice::Drop(record) => Event::Drop(record),
+                Notice::Difference(record) => Event::Difference(record),
             };
-            tell(&self.events, &self.counters, event);
+            let is_told = tell(&self.events, &self.counters, event);
+            if is_difference && !is_told {
+                self.lose_difference();
+            }
         }
         self.pipeline.close();
         // Frames come home in turns that take nothing, too.
@@ -272,6 +278,15 @@ impl<P: PacketIo> Worker<P> {
             served.publish();
         }
         self.counters.busy_cycles.add(cpu::cycles().wrapping_sub(began));
+    }
+
+    /// Counts a difference that found the queue full.
+    #[cold]
+    fn lose_difference(&self) {
+        let tallies = self.reader.snapshot().shadow.as_deref().map(Shadow::tallies);
+        if let Some(tally) = tallies.and_then(|tallies| tallies.get(self.config.number)) {
+            tally.lost.add(1);
+        }
     }
 
     fn store_ledger(&self) {
@@ -384,8 +399,9 @@ impl<P: PacketIo> Worker<P> {
     }
 }
 
-fn tell<P>(events: &Sender<Event<P>>, counters: &WorkerCounters, event: Event<P>) {
-    if events.try_send(event).is_err() {
-        counters.events_lost.add(1);
-    }
+/// False where the event is lost, and counted.
+fn tell<P>(events: &Sender<Event<P>>, counters: &WorkerCounters, event: Event<P>) -> bool {
+    let told = events.try_send(event).is_ok();
+    counters.events_lost.add(u64::from(!told));
+    told
 }

@@ -9,6 +9,7 @@ mod counters;
 mod intent;
 mod policies;
 mod rules;
+pub(crate) mod shadow;
 #[cfg(test)]
 mod tests;
 pub(crate) mod update;

@@ -13,9 +13,10 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::calls::{added_port, applied_intent, flow_list, port_list};
+use super::shadow::{candidate, set_shadow};
 use crate::contract::{
-    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PolicyHits, PortInfo, Refusal, State,
-    Stats,
+    AddPort, Applied, DropEvent, ExplainQuery, Explanation, FlowInfo, PolicyHits, PortInfo, Refusal,
+    ShadowDifference, ShadowStatus, State, Stats,
 };
 use crate::proto;
 
@@ -61,7 +62,8 @@ proptest! {
 
     #[test]
     fn answers_to_changes_come_back(applied in values::applied(), refusal in values::refusal()) {
-        comes_back::<Applied, proto::ApplyResponse>(applied);
+        comes_back::<Applied, proto::ApplyResponse>(applied.clone());
+        comes_back::<Applied, proto::PromoteShadowResponse>(applied);
         comes_back::<Refusal, proto::Refusal>(refusal);
     }
 
@@ -102,6 +104,21 @@ proptest! {
         prop_assert_eq!(flow_list(through_bytes(&list)).unwrap(), flows);
     }
 
+    #[test]
+    fn shadows_come_back(
+        intent in values::intent(),
+        sample in 1..=u32::MAX,
+        status in values::shadow_status(),
+        difference in values::shadow_difference(),
+    ) {
+        let request = proto::SetShadowRequest { intent: Some(intent.clone().into()), sample };
+        prop_assert_eq!(candidate(through_bytes(&request)).unwrap(), (intent, sample));
+        let answer = proto::SetShadowResponse { shadow: Some(status.clone().into()) };
+        prop_assert_eq!(set_shadow(through_bytes(&answer)).unwrap(), status.clone());
+        comes_back::<ShadowStatus, proto::Shadow>(status);
+        comes_back::<ShadowDifference, proto::ShadowDifference>(difference);
+    }
+
     /// Bytes near a good message: whatever still decodes is converted or refused, and a refusal names a field.
     #[test]
     fn damaged_bytes_are_refused_by_field_or_read(
@@ -126,6 +143,8 @@ proptest! {
 
 #[test]
 fn what_is_left_out_is_the_default() {
+    let request = proto::SetShadowRequest { intent: Some(proto::Intent::default()), sample: 0 };
+    assert_eq!(candidate(request).unwrap(), (Intent::default(), 16));
     assert_eq!(Intent::try_from(proto::Intent::default()).unwrap(), Intent::default());
     assert_eq!(Stats::from(proto::StatsResponse::default()), Stats::default());
     let worker = proto::WorkerStats { worker: 3, chunks: None, ..Default::default() };

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::contract::{AddPort, Dataplane, ExplainQuery, Refusal, RefusalKind};
 use crate::convert::calls::applied_intent;
+use crate::convert::shadow::candidate;
 use crate::proto;
 use crate::proto::penstock_server::Penstock;
 use crate::status::from_refusal;
@@ -42,11 +43,26 @@ impl<D: Dataplane> Service<D> {
             })),
         }
     }
+
+    /// Events as messages, until the server stops.
+    fn until_stop<E, M>(&self, events: BoxStream<'static, E>) -> BoxStream<'static, Result<M, Status>>
+    where
+        E: Into<M> + 'static,
+        M: Send + 'static,
+    {
+        let mut stopping = self.stopping.clone();
+        let stop = async move {
+            // An error means that the server is gone: the stream ends as well.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        };
+        events.map(|event| Ok(event.into())).take_until(stop.boxed()).boxed()
+    }
 }
 
 #[tonic::async_trait]
 impl<D: Dataplane> Penstock for Service<D> {
     type WatchDropsStream = BoxStream<'static, Result<proto::DropEvent, Status>>;
+    type WatchShadowStream = BoxStream<'static, Result<proto::ShadowDifference, Status>>;
 
     async fn apply(
         &self,
@@ -87,13 +103,7 @@ impl<D: Dataplane> Penstock for Service<D> {
         &self,
         _request: Request<proto::WatchDropsRequest>,
     ) -> Result<Response<Self::WatchDropsStream>, Status> {
-        let events = self.dataplane.watch_drops().await;
-        let mut stopping = self.stopping.clone();
-        let stop = async move {
-            // An error means that the server is gone: the stream ends as well.
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-        };
-        Ok(Response::new(events.map(|event| Ok(event.into())).take_until(stop.boxed()).boxed()))
+        Ok(Response::new(self.until_stop(self.dataplane.watch_drops().await)))
     }
 
     async fn explain(
@@ -147,5 +157,48 @@ impl<D: Dataplane> Penstock for Service<D> {
         _request: Request<proto::ListRuleHitsRequest>,
     ) -> Result<Response<proto::ListRuleHitsResponse>, Status> {
         Ok(Response::new(self.dataplane.rule_hits().await.into()))
+    }
+
+    async fn set_shadow(
+        &self,
+        request: Request<proto::SetShadowRequest>,
+    ) -> Result<Response<proto::SetShadowResponse>, Status> {
+        let (intent, sample) =
+            candidate(request.into_inner()).map_err(|error| from_refusal(error.refusal("Intent")))?;
+        let change = |dataplane: Arc<D>| async move { dataplane.set_shadow(intent, sample).await };
+        let shadow = self.change(change).await?;
+        Ok(Response::new(proto::SetShadowResponse { shadow: Some(shadow.into()) }))
+    }
+
+    async fn get_shadow(
+        &self,
+        _request: Request<proto::GetShadowRequest>,
+    ) -> Result<Response<proto::GetShadowResponse>, Status> {
+        let shadow = self.dataplane.shadow().await.map(Into::into);
+        Ok(Response::new(proto::GetShadowResponse { shadow }))
+    }
+
+    async fn watch_shadow(
+        &self,
+        _request: Request<proto::WatchShadowRequest>,
+    ) -> Result<Response<Self::WatchShadowStream>, Status> {
+        Ok(Response::new(self.until_stop(self.dataplane.watch_shadow().await)))
+    }
+
+    async fn promote_shadow(
+        &self,
+        request: Request<proto::PromoteShadowRequest>,
+    ) -> Result<Response<proto::PromoteShadowResponse>, Status> {
+        let force = request.into_inner().force;
+        let change = |dataplane: Arc<D>| async move { dataplane.promote_shadow(force).await };
+        Ok(Response::new(self.change(change).await?.into()))
+    }
+
+    async fn discard_shadow(
+        &self,
+        _request: Request<proto::DiscardShadowRequest>,
+    ) -> Result<Response<proto::DiscardShadowResponse>, Status> {
+        self.change(|dataplane| async move { dataplane.discard_shadow().await }).await?;
+        Ok(Response::new(proto::DiscardShadowResponse {}))
     }
 }

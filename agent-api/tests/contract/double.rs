@@ -7,10 +7,10 @@ use std::time::Duration;
 use agent_api::contract::{
     AddPort, Applied, Basis, Dataplane, DecidedBy, Direction, DropEvent, ExplainQuery, Explanation, FlowInfo,
     FlowTableStats, PolicyDecision, PolicyHits, PortInfo, PortRole, PortStats, Refusal, RefusalKind,
-    RuleHits, RuleRef, State, Stats, WorkerStats,
+    RuleHits, RuleRef, ShadowDifference, ShadowRow, ShadowStatus, State, Stats, WorkerStats,
 };
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use policy_compiler::intent::update::Update;
 use policy_compiler::intent::{Action, Intent, PolicyKind};
 use tokio::sync::{broadcast, watch};
@@ -33,6 +33,14 @@ pub(crate) enum Call {
     AddPort(AddPort),
     RemovePort(String),
     Flows(usize),
+    SetShadow {
+        intent: Intent,
+        sample: u32,
+    },
+    Promote {
+        force: bool,
+    },
+    Discard,
 }
 
 pub(crate) struct Double {
@@ -48,6 +56,7 @@ struct Inner {
     generation: u64,
     intent: Intent,
     ports: Vec<PortInfo>,
+    shadow: Option<ShadowStatus>,
     /// Every change and every explanation is refused with it.
     refusal: Option<Refusal>,
     uptime: f64,
@@ -218,6 +227,41 @@ impl Dataplane for Double {
     async fn rule_hits(&self) -> PolicyHits {
         PolicyHits { generation: self.inner().generation, hits: rule_hits() }
     }
+
+    async fn set_shadow(&self, intent: Intent, sample: u32) -> Result<ShadowStatus, Refusal> {
+        self.begin(Call::SetShadow { intent, sample }).await?;
+        let mut inner = self.inner();
+        let status = ShadowStatus {
+            base_generation: inner.generation,
+            generation: inner.generation,
+            sample,
+            ..shadow()
+        };
+        inner.shadow = Some(status.clone());
+        Ok(status)
+    }
+
+    async fn shadow(&self) -> Option<ShadowStatus> {
+        self.inner().shadow.clone()
+    }
+
+    async fn watch_shadow(&self) -> BoxStream<'static, ShadowDifference> {
+        stream::iter(differences()).chain(stream::pending()).boxed()
+    }
+
+    async fn promote_shadow(&self, force: bool) -> Result<Applied, Refusal> {
+        self.begin(Call::Promote { force }).await?;
+        let mut inner = self.inner();
+        inner.shadow = None;
+        inner.generation += 1;
+        Ok(Applied { generation: inner.generation, microseconds: 890 })
+    }
+
+    async fn discard_shadow(&self) -> Result<(), Refusal> {
+        self.begin(Call::Discard).await?;
+        let gone = self.inner().shadow.take();
+        gone.map(drop).ok_or_else(|| refusal("shadow", "candidate", "none is set", RefusalKind::NotFound))
+    }
 }
 
 /// Waits until `condition` holds; fails after ten seconds.
@@ -372,6 +416,67 @@ pub(crate) fn flows() -> Vec<FlowInfo> {
         ..original.clone()
     };
     vec![original, reply]
+}
+
+/// What has been counted of every candidate.
+pub(crate) fn shadow() -> ShadowStatus {
+    ShadowStatus {
+        number: 4,
+        since_ns: 1_700_000_000_000_000_000,
+        judged: 120,
+        sampled: 30,
+        newly_allowed: 1,
+        newly_denied: 12,
+        unplaced: 2,
+        lost: 3,
+        rows: vec![ShadowRow {
+            allowed: false,
+            ingress: true,
+            active: "default-allow".into(),
+            candidate: "no-rule of NetworkPolicy poc/web".into(),
+            flows: 11,
+        }],
+        ..ShadowStatus::default()
+    }
+}
+
+/// Flows that differ: one of a pod and a Service, one that is established and came from nobody.
+pub(crate) fn differences() -> [ShadowDifference; 2] {
+    let first = ShadowDifference {
+        time_ns: 1_700_000_000_123_456_789,
+        shadow: 4,
+        src: "10.244.1.10".parse().unwrap(),
+        src_port: 40000,
+        src_name: "poc/web-a".into(),
+        dst: "10.96.0.10".parse().unwrap(),
+        dst_port: 80,
+        protocol: 6,
+        backend: Some("10.244.2.10:8080".into()),
+        dst_name: "poc/web-b".into(),
+        established: false,
+        allowed: false,
+        ingress: true,
+        active: "default-allow".into(),
+        candidate: "no-rule of NetworkPolicy poc/web".into(),
+        generation: 3,
+        stale: false,
+        missed: 0,
+    };
+    let second = ShadowDifference {
+        src: "fd00::9".parse().unwrap(),
+        src_name: String::new(),
+        dst: "fd00::10".parse().unwrap(),
+        backend: None,
+        established: true,
+        allowed: true,
+        ingress: false,
+        active: "no-rule".into(),
+        candidate: "default-allow".into(),
+        stale: true,
+        missed: 7,
+        ..first.clone()
+    };
+    [first, second]
 }
 
 /// A dropped packet.

@@ -21,6 +21,8 @@ mod penstockctl;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+mod shadow;
+#[cfg(test)]
 mod socket;
 #[cfg(test)]
 mod stage;

@@ -167,6 +167,7 @@ pub fn snapshot(world: &World) -> Snapshot {
         snat_ports: settings.snat_ports,
         watch_drops,
         rule_hits: Arc::default(),
+        shadow: None,
     }
 }
 

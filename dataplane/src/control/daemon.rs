@@ -204,6 +204,7 @@ fn start(config: &Config) -> Result<Running> {
         applying: tokio::sync::Mutex::default(),
         compiler: std::sync::Mutex::default(),
         checks: Arc::new(Checks::new(config.check.tables.then_some(Checking::ORACLE))),
+        candidate: std::sync::Mutex::default(),
     };
     let told = own_requests.clone();
     let parts = ControlParts {

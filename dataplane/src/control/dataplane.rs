@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use agent_api::contract::{
     AddPort, Applied, Dataplane, DecidedBy, DropEvent, ExplainQuery, Explanation, FlowInfo, FlowTableStats,
-    PolicyHits, PortInfo, PortRole, Refusal, RefusalKind, State, Stats, WorkerStats,
+    PolicyHits, PortInfo, PortRole, Refusal, RefusalKind, ShadowDifference, ShadowStatus, State, Stats,
+    WorkerStats,
 };
 use crossbeam::channel::Sender;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -26,6 +27,7 @@ use super::hits::{self, Hits};
 use super::ports::{self, Attached, PortKind, Reservation};
 use super::refusal::{conflict, not_compiled, refuse, stopped};
 use super::request::{Answer, Request};
+use super::shadow::Kept;
 use super::watch;
 use crate::counters::WorkerCounters;
 use crate::drops::DropReason;
@@ -56,11 +58,17 @@ pub(super) struct Shared {
     /// The state in force, once there is one. Locked for as long as something is compiled or copied, never across an `await`.
     pub(super) compiler: std::sync::Mutex<Option<Compiler>>,
     pub(super) checks: Arc<Checks>,
+    /// The candidate beside it, where one is set. Changed under `applying` alone.
+    pub(super) candidate: std::sync::Mutex<Kept>,
 }
 
 impl Handle {
     pub(super) fn new(shared: Shared) -> Self {
         Handle { shared: Arc::new(shared) }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Tells the control thread to end everything.
@@ -69,14 +77,14 @@ impl Handle {
         let _ = self.shared.requests.send(Request::Stop);
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, Refusal> {
+    pub(super) async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, Refusal> {
         let (sender, receiver) = oneshot::channel();
         self.shared.requests.send(request(sender)).map_err(|_| stopped())?;
         receiver.await.map_err(|_| stopped())
     }
 
     /// Runs `work` with the state in force off the runtime's threads: a large cluster takes a while.
-    async fn compiling<T: Send + 'static>(
+    pub(super) async fn compiling<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Option<Compiler>) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
@@ -86,7 +94,7 @@ impl Handle {
     }
 
     /// Has `tables` put in force. True beside the answer where they are, also where a worker has not come by.
-    async fn put_in_force(
+    pub(super) async fn put_in_force(
         &self,
         tables: Tables,
         touched: Touched,
@@ -242,6 +250,26 @@ impl Dataplane for Handle {
         let counted = spawn_blocking(move || hits::listed(rules, &shared.hits.totals()));
         PolicyHits { generation, hits: counted.await.unwrap_or_default() }
     }
+
+    async fn set_shadow(&self, intent: Intent, sample: u32) -> Result<ShadowStatus, Refusal> {
+        self.set_candidate(intent, sample).await
+    }
+
+    async fn shadow(&self) -> Option<ShadowStatus> {
+        self.candidate().await
+    }
+
+    async fn watch_shadow(&self) -> BoxStream<'static, ShadowDifference> {
+        self.watch_candidate().await
+    }
+
+    async fn promote_shadow(&self, force: bool) -> Result<Applied, Refusal> {
+        self.promote_candidate(force).await
+    }
+
+    async fn discard_shadow(&self) -> Result<(), Refusal> {
+        self.discard_candidate().await
+    }
 }
 
 fn check_request(request: &AddPort) -> Result<(), Refusal> {
@@ -327,4 +355,4 @@ fn flow_info(view: &FlowView, history: &History, now: u32) -> FlowInfo {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,6 +12,7 @@
 //! * `thread`: the one that owns the state.        * `attach`, `ports`: devices come and go.
 //! * [`build`]: from the state to a snapshot.      * `steer`: what of the uplink is ours.
 //! * [`neighbours`]: what the kernel knows.        * `watch`, `history`, `hits`: drops and rules by name.
+//! * `shadow`: a candidate beside the state.
 //!
 //! It is not for: packets. Nothing here is on their way.
 
@@ -28,6 +29,7 @@ pub mod neighbours;
 mod ports;
 mod refusal;
 mod request;
+mod shadow;
 mod steer;
 mod thread;
 mod watch;

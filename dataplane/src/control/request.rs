@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::neighbours::News;
 use super::ports::{Attached, PortKind, Reservation};
+use super::shadow;
 use crate::snapshot::PortIndex;
 
 /// Where an answer goes. Whoever has stopped waiting misses it; what was asked is done all the same.
@@ -49,6 +50,8 @@ pub(super) enum Request {
     News(News),
     /// Report drops to one more watcher.
     WatchDrops(Answer<broadcast::Receiver<DropEvent>>),
+    /// About a candidate beside the state.
+    Shadow(shadow::Ask),
     /// End everything.
     Stop,
 }

@@ -24,6 +24,7 @@ use super::neighbours::{Ask, News};
 use super::ports::{Phase, Port, PortSettings};
 use super::refusal::refuse;
 use super::request::{Answer, Request, Running};
+use super::shadow::Shadows;
 use super::steer::Wanted;
 use super::watch::DropFeed;
 use crate::counters::WorkerCounters;
@@ -87,6 +88,7 @@ pub(super) struct Control {
     /// What the uplink's program was told last.
     pub(super) steered: Option<Wanted>,
     drops: DropFeed,
+    pub(super) shadows: Shadows,
     watched: bool,
     /// Events that workers lost, as far as they are accounted for.
     lost: u64,
@@ -109,6 +111,8 @@ pub(super) enum Then {
     Applied { generation: u64, began: Instant, answer: Answer<Result<Applied, Refusal>> },
     /// Answer an `AddPort`.
     Added { port: PortIndex, answer: Answer<Result<agent_api::contract::PortInfo, Refusal>> },
+    /// Answer that every worker compares with the shadow that there is, or with none.
+    Shadowed(Answer<Result<(), Refusal>>),
     /// No worker sends to the port any more: take it from its own.
     Detach(PortIndex),
 }
@@ -125,6 +129,7 @@ impl Control {
             ports: Vec::new(),
             surroundings: Surroundings::default(),
             drops: DropFeed::new(parts.start),
+            shadows: Shadows::new(parts.start),
             watched: false,
             lost: 0,
             changed: false,
@@ -205,6 +210,7 @@ impl Control {
                     self.publish();
                 }
             }
+            Request::Shadow(ask) => self.shadow(ask),
             Request::Stop => self.stopping = true,
         }
     }
@@ -223,6 +229,7 @@ impl Control {
                 self.leave(port, None);
             }
             Event::Drop(record) => self.report(&record),
+            Event::Difference(record) => self.shadows.hear(&record, &self.tables, &self.parts.history),
         }
     }
 
@@ -276,7 +283,7 @@ impl Control {
     }
 
     /// The same where all that has changed is what the tables say of what is `touched`, and perhaps the ways out.
-    fn publish_touching(&mut self, touched: &Touched) -> u32 {
+    pub(super) fn publish_touching(&mut self, touched: &Touched) -> u32 {
         let facts: Vec<Option<PortFacts>> =
             self.ports.iter().map(|port| port.as_ref().and_then(Port::view)).collect();
         let world = World {
@@ -286,8 +293,11 @@ impl Control {
             settings: &self.parts.settings,
             watch_drops: self.watched,
         };
-        let snapshot = Snapshot { rule_hits: Arc::clone(&self.rule_hits), ..build::snapshot(&world) };
+        let rule_hits = Arc::clone(&self.rule_hits);
+        let shadow = self.shadows.beside(&self.tables);
+        let snapshot = Snapshot { rule_hits, shadow, ..build::snapshot(&world) };
         let epoch = self.parts.publisher.publish_touching(snapshot, touched);
+        self.shadows.published(epoch);
         self.parts.workers.iter().for_each(|worker| worker.doorbell.ring());
         (self.changed, self.published) = (false, Instant::now());
         epoch
@@ -328,6 +338,7 @@ impl Control {
                 let info = stuck.map_err(|stuck| stuck("AddPort")).and_then(|()| self.info(port));
                 drop(answer.send(info));
             }
+            Then::Shadowed(answer) => drop(answer.send(stuck.map_err(|stuck| stuck("shadow")))),
             // A worker that is stuck sends nothing either.
             Then::Detach(port) => self.command_of(port, Command::Detach { port }),
         }
@@ -371,6 +382,8 @@ impl Control {
     fn sweep(&mut self) {
         self.parts.flows.sweep(self.parts.start.elapsed().as_secs() as u32);
         self.parts.publisher.release();
+        let publisher = &self.parts.publisher;
+        self.shadows.sweep(&self.tables, |epoch| publisher.passed(epoch).is_ok());
         if self.watched && !self.drops.is_watched() {
             self.watched = false;
             self.changed = true;

@@ -98,12 +98,24 @@ fn decided_by_of(record: &DropRecord, judged_by: Option<&Judges>) -> Option<Deci
     decided_by(&judges.rules, record.rule, record.reason != DropReason::PolicyEgress)
 }
 
+/// An event that says how many before it were lost.
+pub(super) trait Lossy: Clone + Send + 'static {
+    /// Their number.
+    fn missed(&mut self) -> &mut u64;
+}
+
+impl Lossy for DropEvent {
+    fn missed(&mut self) -> &mut u64 {
+        &mut self.missed
+    }
+}
+
 /// The watcher's end: what a slow reader misses is counted in the next event that it gets.
-pub(super) fn stream(receiver: broadcast::Receiver<DropEvent>) -> BoxStream<'static, DropEvent> {
+pub(super) fn stream<E: Lossy>(receiver: broadcast::Receiver<E>) -> BoxStream<'static, E> {
     let events = BroadcastStream::new(receiver).scan(0, |behind: &mut u64, event| {
         let event = match event {
             Ok(mut event) => {
-                event.missed += std::mem::take(behind);
+                *event.missed() += std::mem::take(behind);
                 Some(event)
             }
             Err(BroadcastStreamRecvError::Lagged(count)) => {

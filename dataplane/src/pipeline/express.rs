@@ -65,8 +65,28 @@ impl Head {
     }
 
     #[inline(always)]
-    fn is_v6(&self) -> bool {
+    pub(super) fn is_v6(&self) -> bool {
         self.kind & Head::IPV6 != 0
+    }
+
+    /// The hash of its key.
+    #[inline(always)]
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The key of a plain packet, which has not been read in the general way.
+    pub(super) fn key(&self, frame: &Frame) -> Option<Key> {
+        let mut addresses = [0; 4];
+        if self.ports == 0 {
+            return None;
+        } else if self.is_v6() {
+            let bytes = frame.first_chunk::<PLAIN_V6_LEN>()?;
+            addresses = std::array::from_fn(|word| u64::from_ne_bytes(chunk(bytes, 22 + 8 * word)));
+        } else {
+            addresses[0] = u64::from_ne_bytes(chunk(frame.first_chunk::<PLAIN_V4_LEN>()?, 26));
+        }
+        Some(Key { addresses, ports: self.ports })
     }
 
     /// Whether the packet's [`Item`] has been filled in.

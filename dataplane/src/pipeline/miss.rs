@@ -107,6 +107,7 @@ impl Pipeline {
             DropReason::PolicyEgress | DropReason::PolicyIngress => {
                 self.count_denied(turn, decision, reason, before);
                 self.insert(item.parsed.v6, &entry, turn.now.seconds);
+                self.compare_judged(turn, &entry.key, item.parsed.v6, decision);
                 self.end(turn, item, frame, reason, Some(&entry));
             }
             DropReason::ServiceReject => self.answer_with_reject(turn, item, frame),
@@ -152,6 +153,7 @@ impl Pipeline {
             return self.end(turn, item, frame, DropReason::FlowTableFull, Some(&forward));
         };
         self.count_allowed(turn, decision, before);
+        self.compare_judged(turn, &forward.key, v6, decision);
         self.replay(turn, item, frame, &Found { slot, entry: forward });
     }
 
@@ -224,6 +226,7 @@ impl Pipeline {
                 }
             }
         }
+        self.compare_judged(turn, &key, v6, &decision);
         self.update(v6, &forward);
         self.update(v6, &reply);
         let entry = if is_reply { reply.entry } else { forward.entry };

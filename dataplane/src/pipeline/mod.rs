@@ -3,6 +3,7 @@
 //! ```text
 //!   parse      every frame: what it is, who may send it, its key; its flow's line is on the way       (mod)
 //!   ahead      where flows are new: what their judgement reads is on the way, all of them abreast       (ahead)
+//!   compare    where a shadow is set: established flows of the sample, with what its policies say    (shadow)
 //!   act        look-up ─ hit ─► rewrite ─► out                                                  (mod, rewrite)
 //!                 ├─ older generation ─► judged again, once                                             (miss)
 //!                 ├─ miss ─► judged: two entries, or a denial                                           (miss)
@@ -23,6 +24,7 @@ mod miss;
 mod output;
 mod parking;
 mod rewrite;
+mod shadow;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -40,7 +42,7 @@ use crate::drops::DropReason;
 use crate::flow::entry::words_of;
 use crate::flow::{Entry, Flags, FlowTables, Found, Key, state};
 use crate::judge::Origin;
-use crate::messages::DropRecord;
+use crate::messages::{DifferenceRecord, DropRecord};
 use crate::snapshot::{Mac, PortIndex, PortView, Role, Snapshot};
 use crate::wire::fragment::FragmentTable;
 use crate::wire::icmp::ErrorKind;
@@ -79,6 +81,8 @@ pub enum Notice {
     UnresolvedPort(PortIndex),
     /// See [`Event::Drop`](crate::messages::Event::Drop).
     Drop(DropRecord),
+    /// See [`Event::Difference`](crate::messages::Event::Difference).
+    Difference(DifferenceRecord),
 }
 
 /// Notices of a batch at most; what is more is counted as lost.
@@ -210,6 +214,9 @@ impl Pipeline {
             self.parse(turn, &lane, frame, head, item);
         }
         self.look_beside(&mut heads[..batch.len()]);
+        if let Some(shadow) = &turn.snapshot.shadow {
+            self.compare_sampled(turn, shadow, batch, &heads, &items);
+        }
         if self.has_many_strangers(batch.len()) {
             self.act_ahead(turn, &lane, batch, &mut heads, &mut items);
         }

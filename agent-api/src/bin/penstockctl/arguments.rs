@@ -8,6 +8,7 @@ use policy_compiler::intent::ObjectName;
 use policy_compiler::objects::{DEFAULT_VNI, IntentOptions};
 
 use crate::answer::Output;
+use crate::shadow::ShadowCommand;
 
 /// Asks a running penstockd, or judges a folder of Kubernetes manifests offline.
 #[derive(Debug, Parser)]
@@ -25,7 +26,8 @@ pub(crate) struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; the answer is on standard output
-  1  the answer is negative (explain: dropped; policy diff, lint: something found; policy, apply: bad manifests),
+  1  the answer is negative (explain: dropped; policy diff, lint: something found; policy, apply: bad manifests;
+     shadow: none is set),
      or penstockd refused
   2  wrong arguments, or a file that they name cannot be read (policy diff, lint: or is bad)
   3  penstockd is not reachable
@@ -73,6 +75,11 @@ pub(crate) enum Command {
     },
     /// Services of the running state, with their backends.
     Services,
+    /// A candidate state evaluated on live traffic beside the running one, without effect.
+    Shadow {
+        #[command(subcommand)]
+        command: Option<ShadowCommand>,
+    },
     /// Judge and compare manifests and states, through the compiled tables.
     #[command(subcommand)]
     Policy(PolicyCommand),

@@ -5,6 +5,7 @@
 //! * `running`: commands that ask penstockd. `explain`: one of them, with its five-tuples; `story`: why.
 //! * `hits`: how often each rule has decided.
 //! * `analysis`: what a change changes, who reaches whom, what is wrong, over manifests or the running state.
+//! * `shadow`: a candidate beside the running state.
 //! * `offline`: commands over manifests. `simulate`: hands them to `penstockd simulate`.
 
 mod analysis;
@@ -14,6 +15,7 @@ mod explain;
 mod hits;
 mod offline;
 mod running;
+mod shadow;
 mod simulate;
 mod story;
 
@@ -51,6 +53,7 @@ impl Cli {
             Command::Ports { command } => running::ports(&connection, command).await,
             Command::Flows { limit } => running::flows(&connection, limit).await,
             Command::Services => running::services(&connection).await,
+            Command::Shadow { command } => shadow::shadow(&connection, command, output).await,
             Command::Explain(arguments) => explain::explain(&connection, &arguments).await,
             Command::Policy(PolicyCommand::Check { manifests, node }) => {
                 offline::policy_check(&manifests, node.as_deref())

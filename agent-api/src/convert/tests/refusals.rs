@@ -4,8 +4,10 @@ use policy_compiler::intent::Intent;
 
 use super::super::FieldError;
 use super::super::calls::{added_port, applied_intent, flow_list, port_list};
+use super::super::shadow::{candidate, set_shadow};
 use crate::contract::{
-    AddPort, DropEvent, ExplainQuery, Explanation, PolicyHits, PortInfo, Refusal, RefusalKind, State,
+    AddPort, DropEvent, ExplainQuery, Explanation, PolicyHits, PortInfo, Refusal, RefusalKind,
+    ShadowDifference, State,
 };
 use crate::proto;
 
@@ -364,6 +366,19 @@ fn answers() {
     assert_eq!(named(DropEvent::try_from(event)), row("Message", "src_port", NO_PORT));
     let event = proto::DropEvent { dst: vec![0; 3], ..Default::default() };
     assert_eq!(named(DropEvent::try_from(event)), row("Message", "dst", NO_ADDRESS));
+    let difference = || proto::ShadowDifference { src: vec![0; 4], dst: vec![0; 4], ..Default::default() };
+    let rows = [
+        (proto::ShadowDifference { src: vec![0; 3], ..difference() }, "src", NO_ADDRESS),
+        (proto::ShadowDifference { dst: vec![0; 3], ..difference() }, "dst", NO_ADDRESS),
+        (proto::ShadowDifference { src_port: 65536, ..difference() }, "src_port", NO_PORT),
+        (proto::ShadowDifference { dst_port: 65536, ..difference() }, "dst_port", NO_PORT),
+    ];
+    for (message, field, problem) in rows {
+        assert_eq!(named(ShadowDifference::try_from(message)), row("Message", field, problem));
+    }
+    let empty = proto::SetShadowRequest::default();
+    assert_eq!(named(candidate(empty)), row("Message", "intent", "is missing"));
+    assert_eq!(named(set_shadow(Default::default())), row("Message", "shadow", "is missing"));
 
     let state = proto::GetStateResponse::default();
     assert_eq!(named(State::try_from(state)), row("Message", "intent", "is missing"));

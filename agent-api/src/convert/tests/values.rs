@@ -18,7 +18,8 @@ use proptest::sample::select;
 use crate::contract::{
     AddPort, Applied, Basis, CheckReport, CheckStats, DecidedBy, Direction, DropEvent, ExplainQuery,
     Explanation, FlowInfo, FlowTableStats, PolicyDecision, PolicyHits, PortInfo, PortRole, PortStats,
-    Refusal, RefusalKind, RuleHits, RuleRef, State, Stats, WorkerStats,
+    Refusal, RefusalKind, RuleHits, RuleRef, ShadowDifference, ShadowRow, ShadowStatus, State, Stats,
+    WorkerStats,
 };
 
 fn text() -> impl Strategy<Value = String> {
@@ -477,4 +478,65 @@ pub(super) fn flow_info() -> impl Strategy<Value = FlowInfo> {
             }
         },
     )
+}
+
+pub(super) fn shadow_status() -> impl Strategy<Value = ShadowStatus> {
+    let row = (any::<bool>(), any::<bool>(), text(), text(), any::<u64>()).prop_map(
+        |(allowed, ingress, active, candidate, flows)| ShadowRow {
+            allowed,
+            ingress,
+            active,
+            candidate,
+            flows,
+        },
+    );
+    (any::<[u64; 10]>(), any::<u32>(), vec(row, 0..4)).prop_map(|(numbers, sample, rows)| {
+        let [number, base_generation, generation, since_ns, judged, sampled, allowed, denied, unplaced, lost] =
+            numbers;
+        ShadowStatus {
+            number,
+            base_generation,
+            generation,
+            since_ns,
+            sample,
+            judged,
+            sampled,
+            newly_allowed: allowed,
+            newly_denied: denied,
+            unplaced,
+            lost,
+            rows,
+        }
+    })
+}
+
+pub(super) fn shadow_difference() -> impl Strategy<Value = ShadowDifference> {
+    let ends = (address(), any::<u16>(), text(), address(), any::<u16>(), text());
+    let rest = (any::<u8>(), option::of(text()), text(), text());
+    (any::<[u64; 4]>(), ends, rest, any::<[bool; 4]>()).prop_map(|(numbers, ends, rest, facts)| {
+        let [time_ns, shadow, generation, missed] = numbers;
+        let (src, src_port, src_name, dst, dst_port, dst_name) = ends;
+        let (protocol, backend, active, candidate) = rest;
+        let [established, allowed, ingress, stale] = facts;
+        ShadowDifference {
+            time_ns,
+            shadow,
+            src,
+            src_port,
+            src_name,
+            dst,
+            dst_port,
+            protocol,
+            backend,
+            dst_name,
+            established,
+            allowed,
+            ingress,
+            active,
+            candidate,
+            generation,
+            stale,
+            missed,
+        }
+    })
 }

@@ -1,6 +1,7 @@
 //! The rows: work that is prepared first and counted then, each by what it does a packet.
 //!
 //! * `port`, `full`, `forward`: whole turns, as `make bench` measures them; batches of 64, or of what stands last; a `6` is IPv6.
+//! * `shadow`: as `full`, where a shadow is set that one flow in 16 is compared with, and has been.
 //! * `miss_small`: as its `miss`, against the tables of the small cluster: callgrind would be minutes at building the large one's.
 //! * the others: single stages, as `benches/stages.rs` measures them, with the loop around them.
 
@@ -8,6 +9,7 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use afxdp_driver::{Frame, FramePool, HugePages};
 use benches::cluster::{self, BACKEND_PORT, CLIENT, CLIENT_PORT, SERVICE_PORT, SMALL};
@@ -15,6 +17,8 @@ use benches::replay::Packets;
 use benches::rig::{Bare, Rig};
 use dataplane::flow::{Entry, Key, Table};
 use dataplane::judge::{self, Known, Origin};
+use dataplane::shadow::Shadow;
+use dataplane::snapshot::Snapshot;
 use dataplane::wire::TCP;
 use dataplane::wire::parse::parse;
 use dataplane::wire::vxlan::{self, Inside};
@@ -67,6 +71,7 @@ fn pipeline() -> Vec<Row> {
         };
         add("port", Box::new(move || alone(to_services(v6), batch)));
         add("full", Box::new(move || hits(to_services(v6), batch)));
+        add("shadow", Box::new(move || shadowed(to_services(v6), batch)));
         add("forward", Box::new(move || hits(to_neighbour(v6), batch)));
         add("miss_small", Box::new(move || misses(to_services(v6), batch)));
     }
@@ -88,7 +93,17 @@ fn alone(packets: Packets, batch: usize) -> usize {
 }
 
 fn hits(packets: Packets, batch: usize) -> usize {
-    let mut rig = Rig::new(packets, batch);
+    hits_by(cluster::snapshot(), packets, batch)
+}
+
+fn shadowed(packets: Packets, batch: usize) -> usize {
+    let policy = cluster::snapshot().tables.policy;
+    let shadow = Some(Arc::new(Shadow::new(1, policy, 16, packets.count() * 8, 1)));
+    hits_by(Snapshot { shadow, ..cluster::snapshot() }, packets, batch)
+}
+
+fn hits_by(snapshot: Snapshot, packets: Packets, batch: usize) -> usize {
+    let mut rig = Rig::of(snapshot, packets, batch);
     rig.pass();
     let (_, judged) = rig.hits_and_misses();
     let taken = counted_by_callgrind(&mut || rig.pass().packets);

@@ -18,7 +18,7 @@ use crate::publish::Publisher;
 use crate::snapshot::Snapshot;
 
 /// A control thread without workers.
-fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
+pub(in super::super) fn start() -> (Handle, std::thread::JoinHandle<()>, UnboundedReceiver<Ask>) {
     start_checking(Checking::ORACLE)
 }
 
@@ -43,6 +43,7 @@ fn start_checking(checking: Checking) -> (Handle, std::thread::JoinHandle<()>, U
         applying: Mutex::default(),
         compiler: std::sync::Mutex::default(),
         checks: Arc::new(Checks::new(Some(checking))),
+        candidate: std::sync::Mutex::default(),
     });
     let control = Control::new(ControlParts {
         settings: Settings {
@@ -71,7 +72,7 @@ fn start_checking(checking: Checking) -> (Handle, std::thread::JoinHandle<()>, U
     (handle, std::thread::spawn(move || control.run()), asked)
 }
 
-fn intent() -> Intent {
+pub(in super::super) fn intent() -> Intent {
     let node = |name: &str, last: u8| Node {
         name: name.into(),
         addresses: vec![Ipv4Addr::new(192, 0, 2, last).into()],

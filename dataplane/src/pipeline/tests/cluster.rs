@@ -21,6 +21,7 @@ use policy_compiler::intent::{
 use policy_compiler::tables::{Capacity, Tables};
 
 use crate::rule_hits::HitTable;
+use crate::shadow::Shadow;
 use crate::snapshot::{Egress, MAX_HEADER, Mac, PortIndex, PortView, Role, Snapshot, Underlay, Way};
 use crate::wire::vxlan;
 
@@ -149,6 +150,7 @@ pub(super) struct Cluster {
     /// The worker of each port.
     pub(super) workers: [u16; PORTS],
     pub(super) watch_drops: bool,
+    pub(super) shadow: Option<Arc<Shadow>>,
     pub(super) mtu: [u16; PORTS],
     /// Where hits of rules are counted; by default nowhere.
     pub(super) rule_hits: Arc<HitTable>,
@@ -164,6 +166,7 @@ impl Cluster {
             silent: vec![],
             workers: [0; PORTS],
             watch_drops: false,
+            shadow: None,
             mtu: [1500; PORTS],
             rule_hits: Arc::default(),
         }
@@ -257,6 +260,7 @@ impl Cluster {
             snat_ports: self.snat_ports,
             watch_drops: self.watch_drops,
             rule_hits: Arc::clone(&self.rule_hits),
+            shadow: self.shadow.clone(),
             ..Snapshot::empty()
         }
     }
@@ -381,7 +385,7 @@ pub(super) fn policy(
     }
 }
 
-fn rule(identity: Option<u32>, protocol: Protocol, port: u16) -> Rule {
+pub(super) fn rule(identity: Option<u32>, protocol: Protocol, port: u16) -> Rule {
     let peers = identity.map(|identity| Peers { identities: vec![identity], blocks: vec![] });
     let ports = Some(vec![PortMatch { protocol, port: PortSelector::Range(port, port) }]);
     Rule { peers, ports, ..Rule::default() }

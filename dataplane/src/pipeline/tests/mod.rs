@@ -7,6 +7,7 @@
 //! * `answers`: what is said back.                                   * `errors`: ICMP errors through translations.
 //! * `generations`: what changes under a live flow.                  * `properties`: laws over random traffic.
 //! * `hits`: what is counted of rules, against a slow twin.
+//! * `shadow`: a candidate beside the tables.
 //! * `workers`: two of them, and a thread.                           * `endpoints`: TCP between `smoltcp` stacks.
 
 mod answers;
@@ -22,5 +23,6 @@ mod properties;
 mod revocation;
 mod rows;
 mod seen;
+mod shadow;
 mod updates;
 mod workers;

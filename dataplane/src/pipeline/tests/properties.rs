@@ -14,7 +14,7 @@ use crate::wire::tcp::{ACK, FIN, RST, SYN};
 
 /// What happens to a worker.
 #[derive(Debug, Clone)]
-enum Event {
+pub(super) enum Event {
     Packet(PortIndex, Vec<u8>),
     Turn,
     Second,
@@ -132,7 +132,7 @@ fn any_packet() -> impl Strategy<Value = (PortIndex, Vec<u8>)> {
     ]
 }
 
-fn any_event() -> impl Strategy<Value = Event> {
+pub(super) fn any_event() -> impl Strategy<Value = Event> {
     let port = || 0..PORTS as PortIndex;
     prop_oneof![
         40 => any_packet().prop_map(|(port, packet)| Event::Packet(port, packet)),
@@ -151,7 +151,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 
 /// Packets in the middle of a few flows, over and over: what the express way is for. Some in the other direction, some
 /// too long for their way out, some in their last hop, some without a checksum, some hurt, some by somebody else's port.
-fn any_midstream() -> impl Strategy<Value = Event> {
+pub(super) fn any_midstream() -> impl Strategy<Value = Event> {
     let pairs = vec![(P1, P2, 80), (P2, R1, 80), (R2, P2, 80), (P1, WEB, 80), (P1, X, 443), (P3, DNS, 53)];
     let length = prop_oneof![6 => 0..60usize, 1 => 1390..1480usize];
     let shape =
@@ -204,7 +204,7 @@ fn assert_sendable(outcome: &Outcome) {
 }
 
 /// Has it happen.
-fn apply(rig: &mut Rig, event: &Event) -> Outcome {
+pub(super) fn apply(rig: &mut Rig, event: &Event) -> Outcome {
     let listed = |list: &mut Vec<PortIndex>, port: PortIndex, yes: bool| {
         list.retain(|listed| *listed != port);
         if yes {
