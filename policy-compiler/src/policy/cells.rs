@@ -97,14 +97,11 @@ impl Cells {
 
     /// The classes that have another number than 0.
     pub(super) fn exceptions(&self) -> impl Iterator<Item = u32> {
-        let (few, many): (&[(u32, u32)], &[Option<Arc<Page>>]) = match self {
-            Cells::Few(places) => (places, &[]),
-            Cells::Many(pages) => (&[], pages),
-        };
-        let few = few.iter().copied();
-        let many = many.iter().zip(0..).filter_map(|(page, at)| Some((page.as_deref()?, at * PAGE as u32)));
-        let many = many.flat_map(|(page, first)| (first..).zip(page.iter().copied()));
-        few.chain(many).filter(|(_, number)| *number > 0).map(|(class, _)| class)
+        let few: &[(u32, u32)] = if let Cells::Few(places) = self { places } else { &[] };
+        let pages: &[Option<Arc<Page>>] = if let Cells::Many(pages) = self { pages } else { &[] };
+        let pages = pages.iter().zip(0..).filter_map(|(page, at)| Some((page.as_deref()?, at * PAGE as u32)));
+        let many = pages.flat_map(|(page, first)| (first..).zip(page.iter().copied()));
+        few.iter().copied().chain(many).filter(|(_, number)| *number > 0).map(|(class, _)| class)
     }
 
     /// How many bytes they take, pages left out.
