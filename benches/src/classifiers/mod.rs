@@ -8,7 +8,7 @@
 //! ```
 //!
 //! All judge both ends of a flow and name the rule that decides at each: the same answers, which the tests of this module hold them to
-//! over generated sets. They share what is not the matter: [`lines`], and what is asked before a rule ([`judge_ends`]).
+//! over generated sets. They share what is not the matter: [`lines`], and what is asked before a rule (`judge_ends`).
 
 pub mod addresses;
 pub mod linear;
