@@ -191,6 +191,7 @@ impl Agent {
 
     /// Reads the folder. A bad one is said, and what was wanted before stays wanted.
     async fn reload(&mut self) {
+        let mut said = None;
         match self.read().await {
             Ok(intent) => {
                 if self.problems[0].take().is_some() {
@@ -207,11 +208,15 @@ impl Agent {
                     Some(running) => format!("generation {} goes on", running.applied.generation),
                     None => "nothing has been applied".to_owned(),
                 };
-                tracing::error!("{error}; {goes_on}");
+                said = Some(format!("{error}; {goes_on}"));
                 self.problems[0] = Some(error.to_string());
             }
         }
         self.say_status(None);
+        // Whoever reads it finds the status that goes with it.
+        if let Some(problem) = said {
+            tracing::error!("{problem}");
+        }
     }
 
     /// Reads the folder and says its new warnings.
