@@ -164,6 +164,7 @@ impl<'a> Run<'a> {
         for (ingress, row) in [(true, look.ingress), (false, look.egress)] {
             let subject = self.oracle.subject(identity, ingress);
             let mut peers = vec![self.anywhere(at.is_ipv6())];
+            peers.extend(self.stranger(at.is_ipv6()));
             for identity in peer_identities(&subject) {
                 self.members(identity, 1, &mut peers);
             }
