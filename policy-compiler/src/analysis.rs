@@ -89,15 +89,13 @@ impl Ruling {
     fn new(policy: &PolicyTable, decision: Decision, address: IpAddr, ingress: bool) -> Self {
         let mut ruling = Ruling {
             allowed: decision.allowed,
-            rule: "default-allow".to_owned(),
+            rule: policy.origins().text(decision.rule),
             resource_version: String::new(),
             isolated_by: Vec::new(),
         };
         if let Some(origin) = policy.origin(decision.rule) {
-            ruling.rule = origin.to_string();
             ruling.resource_version.clone_from(&origin.resource_version);
         } else if decision.rule == RuleId::NO_RULE {
-            ruling.rule = "no-rule".to_owned();
             let isolating = policy.isolating(address, ingress).into_iter();
             ruling.isolated_by = isolating.map(|name| format!("NetworkPolicy {name}")).collect();
         }

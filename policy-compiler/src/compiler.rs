@@ -304,7 +304,7 @@ fn updated(
     changes: &Changes<'_>,
 ) -> Result<Option<(Book, Updated)>, CompileError> {
     let Some(mut ours) = book.take().filter(|book| !book.is_worn(table)) else { return Ok(None) };
-    match table.updated(&mut ours, changes) {
+    match ours.update(table, changes) {
         Ok(updated) => Ok(updated.map(|updated| (ours, updated))),
         Err(refused) => {
             *book = Some(ours);

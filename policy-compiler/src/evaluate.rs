@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::intent::{FrontendKind, Intent};
 use crate::objects::{ObjectError, Objects};
-use crate::policy::{Decision, Judgement, PolicyTable, RuleId};
+use crate::policy::{Decision, Judgement, PolicyTable};
 use crate::service::{Candidates, ServiceId, ServiceQuery};
 use crate::tables::{Capacity, CompileError, Tables};
 
@@ -303,11 +303,7 @@ fn judged(policy: &PolicyTable, targets: &[SocketAddr], judge: impl Fn(&SocketAd
 
 /// A rule in words.
 fn rule(policy: &PolicyTable, decision: Decision) -> String {
-    match policy.origin(decision.rule) {
-        Some(origin) => origin.to_string(),
-        None if decision.rule == RuleId::NO_RULE => "no-rule".into(),
-        None => "default-allow".into(),
-    }
+    policy.origins().text(decision.rule)
 }
 
 #[cfg(test)]

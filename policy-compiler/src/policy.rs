@@ -57,7 +57,7 @@ use std::sync::Arc;
 pub(crate) use self::book::{Book, Changes, Updated};
 use self::cells::Cells;
 use self::ports::PortList;
-use crate::intent::{Intent, ObjectName, PolicyKind, Revocation};
+use crate::intent::{Intent, ObjectName, Policy, PolicyKind, Revocation, Rule};
 use crate::prefix::PrefixMap;
 use crate::shared_map::SharedMap;
 use crate::shared_vec::SharedVec;
@@ -78,6 +78,15 @@ impl RuleId {
     pub const NO_RULE: RuleId = RuleId(1);
     /// The first number that stands for a rule of a policy.
     pub const FIRST: u32 = 2;
+
+    /// What the absence of a rule is called: `default-allow` or `no-rule`; `None` for a rule.
+    pub fn absence(self) -> Option<&'static str> {
+        match self {
+            RuleId::DEFAULT_ALLOW => Some("default-allow"),
+            RuleId::NO_RULE => Some("no-rule"),
+            _ => None,
+        }
+    }
 }
 
 /// Where a rule comes from: the provenance of a verdict.
@@ -97,6 +106,21 @@ pub struct RuleOrigin {
     pub name: String,
     /// What happens to live flows that the policy does not allow any more.
     pub revocation: Revocation,
+}
+
+impl RuleOrigin {
+    /// That of a rule of a policy.
+    pub fn of(policy: &Policy, rule: &Rule, ingress: bool) -> Self {
+        RuleOrigin {
+            kind: policy.kind(),
+            policy: policy.name.clone(),
+            resource_version: policy.resource_version.clone(),
+            ingress,
+            index: rule.index,
+            name: rule.name.clone(),
+            revocation: policy.revocation,
+        }
+    }
 }
 
 impl fmt::Display for RuleOrigin {
@@ -228,7 +252,6 @@ struct Rules {
 #[derive(Debug, Default, Clone, Copy)]
 struct Amounts {
     subjects: usize,
-    port_lists: usize,
     row_bytes: usize,
 }
 
@@ -248,6 +271,12 @@ impl Origins {
     /// Where a rule comes from; `None` for the two constants of [`RuleId`] and for numbers of other tables.
     pub fn of(&self, rule: RuleId) -> Option<&RuleOrigin> {
         self.0.rules.get(rule.0.checked_sub(RuleId::FIRST)?)?.as_deref()
+    }
+
+    /// A rule by name: `default-allow`, `no-rule` or such as `NetworkPolicy db/mongo ingress[0]`; empty for numbers of other tables.
+    pub fn text(&self, rule: RuleId) -> String {
+        let absence = || rule.absence().unwrap_or_default().to_owned();
+        self.of(rule).map_or_else(absence, ToString::to_string)
     }
 
     /// The first number that stands for no rule, nor ever did in the tables that this one continues: rules that are gone keep theirs.
@@ -301,16 +330,6 @@ impl PolicyTable {
     /// As [`PolicyTable::compile`], with what the next table is made from.
     pub(crate) fn compile_view(view: &View<'_>) -> Result<(Self, Book), CompileError> {
         Book::compile(view)
-    }
-
-    /// The same table after a change. `None` where all must be compiled; `book` is of use no more then. After an error it is
-    /// as it was.
-    pub(crate) fn updated(
-        &self,
-        book: &mut Book,
-        changes: &Changes<'_>,
-    ) -> Result<Option<Updated>, CompileError> {
-        book.update(self, changes)
     }
 
     /// Where its rules come from.
@@ -373,7 +392,7 @@ impl PolicyTable {
         PolicyTableSize {
             addresses: self.addresses.len(),
             subjects: self.rules.amounts.subjects,
-            port_lists: self.rules.amounts.port_lists,
+            port_lists: self.rules.lists.len(),
             rules: (self.rules.origins.numbers() - RuleId::FIRST) as usize,
             row_bytes: self.rules.amounts.row_bytes,
             address_bytes: self.addresses.bytes(),

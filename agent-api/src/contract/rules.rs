@@ -3,6 +3,7 @@
 use std::fmt;
 
 use policy_compiler::intent::{Action, PolicyKind};
+use policy_compiler::policy::{RuleId, RuleOrigin};
 use serde::{Deserialize, Serialize};
 
 /// Which end's policies judge.
@@ -48,6 +49,19 @@ pub struct RuleRef {
     pub rule_name: String,
 }
 
+impl From<&RuleOrigin> for RuleRef {
+    fn from(origin: &RuleOrigin) -> Self {
+        RuleRef {
+            kind: origin.kind,
+            namespace: origin.policy.namespace.clone(),
+            name: origin.policy.name.clone(),
+            resource_version: origin.resource_version.clone(),
+            index: origin.index,
+            rule_name: origin.name.clone(),
+        }
+    }
+}
+
 /// What a decision rests on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "basis", rename_all = "snake_case")]
@@ -84,8 +98,8 @@ impl fmt::Display for DecidedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rule = match &self.basis {
             Basis::Rule(rule) => rule,
-            Basis::NoRule => return f.write_str("no-rule"),
-            Basis::DefaultAllow => return f.write_str("default-allow"),
+            Basis::NoRule => return f.write_str(RuleId::NO_RULE.absence().unwrap_or_default()),
+            Basis::DefaultAllow => return f.write_str(RuleId::DEFAULT_ALLOW.absence().unwrap_or_default()),
         };
         let separator = if rule.namespace.is_empty() { "" } else { "/" };
         let RuleRef { kind, namespace, name, index, rule_name, .. } = rule;

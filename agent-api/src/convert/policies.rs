@@ -131,13 +131,19 @@ impl From<Action> for proto::Action {
 /// An action left out is taken for the only one that a NetworkPolicy has; where there are others, it is refused.
 fn action(kind: PolicyKind, number: i32) -> Result<Action, FieldError> {
     match (proto::Action::try_from(number), kind) {
-        (Ok(proto::Action::Accept), _) | (Ok(proto::Action::Unspecified), PolicyKind::NetworkPolicy) => {
-            Ok(Action::Accept)
-        }
-        (Ok(proto::Action::Unspecified), PolicyKind::ClusterNetworkPolicy) => Err(unspecified()),
-        (Ok(proto::Action::Deny), _) => Ok(Action::Deny),
-        (Ok(proto::Action::Pass), _) => Ok(Action::Pass),
-        (Err(_), _) => Err(unknown(number)),
+        (Ok(proto::Action::Unspecified), PolicyKind::NetworkPolicy) => Ok(Action::Accept),
+        _ => said_action(number),
+    }
+}
+
+/// An action that may not be left out.
+pub(super) fn said_action(number: i32) -> Result<Action, FieldError> {
+    match proto::Action::try_from(number) {
+        Ok(proto::Action::Accept) => Ok(Action::Accept),
+        Ok(proto::Action::Deny) => Ok(Action::Deny),
+        Ok(proto::Action::Pass) => Ok(Action::Pass),
+        Ok(proto::Action::Unspecified) => Err(unspecified()),
+        Err(_) => Err(unknown(number)),
     }
 }
 

@@ -1,9 +1,9 @@
 //! What decides, and how often.
 
-use policy_compiler::intent::{Action, ObjectName};
+use policy_compiler::intent::ObjectName;
 
 use super::intent::{all, object_name};
-use super::policies::policy_kind;
+use super::policies::{policy_kind, said_action};
 use super::{FieldError, InField, list, required, unknown, unspecified};
 use crate::contract::{Basis, DecidedBy, Direction, PolicyDecision, PolicyHits, RuleHits, RuleRef};
 use crate::proto;
@@ -112,13 +112,7 @@ impl TryFrom<proto::RuleHits> for RuleHits {
     type Error = FieldError;
 
     fn try_from(message: proto::RuleHits) -> Result<Self, FieldError> {
-        let action = match proto::Action::try_from(message.action) {
-            Ok(proto::Action::Accept) => Action::Accept,
-            Ok(proto::Action::Deny) => Action::Deny,
-            Ok(proto::Action::Pass) => Action::Pass,
-            Ok(proto::Action::Unspecified) => return Err(unspecified().within("action")),
-            Err(_) => return Err(unknown(message.action).within("action")),
-        };
+        let action = said_action(message.action).in_field("action")?;
         Ok(RuleHits {
             decided_by: needed_decided_by(message.decided_by)?,
             action,

@@ -7,8 +7,10 @@ use std::time::Instant;
 use agent_api::contract::{CheckReport, CheckStats, Refusal, RefusalKind};
 use policy_compiler::check::{Checked, Mismatches};
 use policy_compiler::compiler::{Compiler, Prepared};
+use policy_compiler::intent::Intent;
+use policy_compiler::tables::Capacity;
 
-use super::refusal::refuse;
+use super::refusal::{not_compiled, refuse};
 
 /// How tables are checked: those of a whole state, and those of an update.
 #[derive(Clone, Copy)]
@@ -36,19 +38,29 @@ impl Checks {
         Checks { checking, stats: Mutex::default() }
     }
 
-    /// Checks a whole state's tables, which are not in force yet.
+    /// Compiles a whole state and checks its tables, which are not in force yet; takes from the state `before` what it can.
+    ///
+    /// # Errors
+    /// As [`Compiler::new`]; [`RefusalKind::CheckFailed`] where the tables differ from the policies.
+    pub(super) fn compiled(
+        &self,
+        intent: Intent,
+        generation: u64,
+        before: Option<&Compiler>,
+    ) -> Result<Compiler, Refusal> {
+        let compiled = Compiler::new(intent, generation, &Capacity::default(), before);
+        let mut compiled = compiled.map_err(not_compiled)?;
+        let began = Instant::now();
+        if let Some(checking) = self.checking {
+            self.keep((checking.whole)(&mut compiled), began)?;
+        }
+        Ok(compiled)
+    }
+
+    /// Checks an update's tables.
     ///
     /// # Errors
     /// [`RefusalKind::CheckFailed`] where they differ from the policies.
-    pub(super) fn whole(&self, compiler: &mut Compiler) -> Result<(), Refusal> {
-        let began = Instant::now();
-        self.checking.map_or(Ok(()), |checking| self.keep((checking.whole)(compiler), began))
-    }
-
-    /// Checks an update's.
-    ///
-    /// # Errors
-    /// As [`Checks::whole`].
     pub(super) fn prepared(&self, compiler: &mut Compiler, prepared: &Prepared) -> Result<(), Refusal> {
         let began = Instant::now();
         self.checking.map_or(Ok(()), |checking| self.keep((checking.prepared)(compiler, prepared), began))

@@ -16,7 +16,7 @@ use policy_compiler::compiler::{Compiler, Touched};
 use policy_compiler::intent::Intent;
 use policy_compiler::intent::update::Update;
 use policy_compiler::policy::RuleId;
-use policy_compiler::tables::{Capacity, Tables};
+use policy_compiler::tables::Tables;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_blocking;
 
@@ -83,6 +83,11 @@ impl Handle {
         receiver.await.map_err(|_| stopped())
     }
 
+    /// The generation in force.
+    pub(super) fn running_generation(&self) -> u64 {
+        self.shared.publication.load().tables.generation
+    }
+
     /// Runs `work` with the state in force off the runtime's threads: a large cluster takes a while.
     pub(super) async fn compiling<T: Send + 'static>(
         &self,
@@ -104,7 +109,7 @@ impl Handle {
         let answer = self.ask(|answer| Request::Apply { tables, touched, began, answer }).await.flatten();
         let hits = Arc::clone(&self.shared.hits);
         drop(spawn_blocking(move || hits.fold()));
-        (self.shared.publication.load().tables.generation == generation, answer)
+        (self.running_generation() == generation, answer)
     }
 
     /// Adds a port of whatever kind.
@@ -133,16 +138,13 @@ impl Dataplane for Handle {
     async fn apply(&self, intent: Intent, expected: Option<u64>) -> Result<Applied, Refusal> {
         let began = Instant::now();
         let _applying = self.shared.applying.lock().await;
-        let running = self.shared.publication.load().tables.generation;
+        let running = self.running_generation();
         if let Some(expected) = expected.filter(|expected| *expected != running) {
             return Err(conflict("Apply", "expected_generation", expected, running));
         }
         let checks = Arc::clone(&self.shared.checks);
-        let compile = move |before: &mut Option<Compiler>| {
-            let compiled = Compiler::new(intent, running + 1, &Capacity::default(), before.as_ref());
-            let mut compiled = compiled.map_err(not_compiled)?;
-            checks.whole(&mut compiled).map(|()| compiled)
-        };
+        let compile =
+            move |before: &mut Option<Compiler>| checks.compiled(intent, running + 1, before.as_ref());
         let compiled = self.compiling(compile).await??;
         let (in_force, answer) =
             self.put_in_force(compiled.tables().clone(), Touched::Everything, began).await;
@@ -155,7 +157,7 @@ impl Dataplane for Handle {
     async fn update(&self, update: Update, base: u64) -> Result<Applied, Refusal> {
         let began = Instant::now();
         let _applying = self.shared.applying.lock().await;
-        let running = self.shared.publication.load().tables.generation;
+        let running = self.running_generation();
         let conflict = move || conflict("Update", "base_generation", base, running);
         if base != running {
             return Err(conflict());
@@ -195,7 +197,7 @@ impl Dataplane for Handle {
         let [v4, v6] = shared.flows.usage();
         Stats {
             uptime_seconds: shared.start.elapsed().as_secs_f64(),
-            generation: shared.publication.load().tables.generation,
+            generation: self.running_generation(),
             workers: numbered
                 .map(|(worker, (core, counters))| worker_stats(worker, *core, counters))
                 .collect(),

@@ -7,7 +7,7 @@ use agent_api::contract::{ExplainQuery, Explanation, PolicyDecision};
 use policy_compiler::policy::{Decision as Ruling, Judgement, RuleId};
 use policy_compiler::routes::Route;
 
-use super::history::{decided_by, rule_text};
+use super::history::decided_by;
 use crate::drops::DropReason;
 use crate::flow::Key;
 use crate::judge::{self, Decision, Known, Origin};
@@ -144,7 +144,7 @@ impl Voice<'_> {
     }
 
     fn rule(&self, ruling: Ruling) -> String {
-        rule_text(&self.snapshot.tables.policy.origins(), ruling.rule)
+        self.snapshot.tables.policy.origins().text(ruling.rule)
     }
 
     fn decisions(&self, judgement: &Judgement) -> Vec<PolicyDecision> {

@@ -72,31 +72,14 @@ fn at<T>(list: &VecDeque<(u32, T)>, epoch: u32) -> Option<&T> {
     list.iter().rev().find(|(first, _)| (epoch.wrapping_sub(*first) as i32) >= 0).map(|(_, found)| found)
 }
 
-/// A rule by name: `default-allow`, `no-rule` or such as `NetworkPolicy db/mongo ingress[0]`.
-pub(crate) fn rule_text(rules: &Origins, rule: RuleId) -> String {
-    match rule {
-        RuleId::DEFAULT_ALLOW => "default-allow".to_owned(),
-        RuleId::NO_RULE => "no-rule".to_owned(),
-        rule => rules.of(rule).map_or_else(String::new, ToString::to_string),
-    }
-}
-
-/// The same, field by field; `ingress` says whose absence it is where it is no rule's. `None` for a number of other tables.
+/// A rule, field by field; `ingress` says whose absence it is where it is no rule's. `None` for a number of other tables.
 pub(super) fn decided_by(rules: &Origins, rule: RuleId, ingress: bool) -> Option<DecidedBy> {
     let (ingress, basis) = match rule {
         RuleId::DEFAULT_ALLOW => (ingress, Basis::DefaultAllow),
         RuleId::NO_RULE => (ingress, Basis::NoRule),
         rule => {
             let origin = rules.of(rule)?;
-            let rule = RuleRef {
-                kind: origin.kind,
-                namespace: origin.policy.namespace.clone(),
-                name: origin.policy.name.clone(),
-                resource_version: origin.resource_version.clone(),
-                index: origin.index,
-                rule_name: origin.name.clone(),
-            };
-            (origin.ingress, Basis::Rule(rule))
+            (origin.ingress, Basis::Rule(RuleRef::from(origin)))
         }
     };
     Some(DecidedBy { direction: Direction::of(ingress), basis })
@@ -148,7 +131,7 @@ mod tests {
         let decided_by = decided_by(&judges.rules, RuleId(RuleId::FIRST), false).unwrap();
         assert_eq!((judges.generation, decided_by.direction), (2, Direction::Ingress));
         assert_eq!(decided_by.rule().map(|rule| rule.resource_version.as_str()), Some("2"));
-        assert_eq!(decided_by.to_string(), rule_text(&judges.rules, RuleId(RuleId::FIRST)));
+        assert_eq!(decided_by.to_string(), judges.rules.text(RuleId(RuleId::FIRST)));
     }
 
     #[test]

@@ -183,14 +183,7 @@ pub(super) fn running(compiler: &Compiler) -> (u64, Vec<RuleHits>) {
 }
 
 fn unused(policy: &Policy, rule: &Rule, ingress: bool) -> RuleHits {
-    let rule_ref = RuleRef {
-        kind: policy.kind(),
-        namespace: policy.name.namespace.clone(),
-        name: policy.name.name.clone(),
-        resource_version: policy.resource_version.clone(),
-        index: rule.index,
-        rule_name: rule.name.clone(),
-    };
+    let rule_ref = RuleRef::from(&RuleOrigin::of(policy, rule, ingress));
     let decided_by = DecidedBy { direction: Direction::of(ingress), basis: Basis::Rule(rule_ref) };
     RuleHits { decided_by, action: rule.action, flows_allowed: 0, flows_denied: 0, packets_denied: 0 }
 }

@@ -20,14 +20,14 @@ use futures::stream::{self, BoxStream, StreamExt};
 use policy_compiler::compiler::{Compiler, Touched};
 use policy_compiler::intent::Intent;
 use policy_compiler::policy::{PolicyTable, RuleId};
-use policy_compiler::tables::{Capacity, Tables};
+use policy_compiler::tables::Tables;
 
 use self::counts::Counted;
 use self::feed::Feed;
 pub(super) use self::feed::Watcher;
 use super::dataplane::Handle;
-use super::history::{History, rule_text};
-use super::refusal::{conflict, not_compiled, refuse};
+use super::history::History;
+use super::refusal::{conflict, refuse};
 use super::request::{Answer, Request};
 use super::thread::{Control, Then};
 use crate::messages::DifferenceRecord;
@@ -80,9 +80,7 @@ impl Handle {
         let compile = move |running: &mut Option<Compiler>| {
             let names = names_of(&intent);
             // What it is promoted as, where nothing comes between; so it is checked as that.
-            let compiled = Compiler::new(intent, base + 1, &Capacity::default(), running.as_ref());
-            let mut compiled = compiled.map_err(not_compiled)?;
-            checks.whole(&mut compiled).map(|()| (compiled, names))
+            checks.compiled(intent, base + 1, running.as_ref()).map(|compiled| (compiled, names))
         };
         let (compiled, names) = self.compiling(compile).await??;
         let number = self.kept(|kept| kept.last) + 1;
@@ -159,13 +157,8 @@ impl Handle {
     ) -> Result<(Option<Compiler>, Result<Compiler, Refusal>), Refusal> {
         let checks = Arc::clone(&self.shared().checks);
         self.compiling(move |running| {
-            let intent = candidate.intent();
-            let again = Compiler::new(intent, generation, &Capacity::default(), running.as_ref());
-            let checked = again.map_err(not_compiled).and_then(|mut again| {
-                checks.whole(&mut again)?;
-                Ok(again)
-            });
-            (Some(candidate), checked)
+            let again = checks.compiled(candidate.intent(), generation, running.as_ref());
+            (Some(candidate), again)
         })
         .await
     }
@@ -176,10 +169,6 @@ impl Handle {
         let discarded = self.kept(|kept| kept.candidate.take()).ok_or_else(none_is_set)?;
         self.compiling(move |_| drop(discarded)).await?;
         self.ask(|answer| Request::Shadow(Ask::End(answer))).await.flatten()
-    }
-
-    fn running_generation(&self) -> u64 {
-        self.shared().publication.load().tables.generation
     }
 
     fn kept<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
@@ -284,8 +273,8 @@ fn told(
             text
         }
     };
-    let active = rule_text(&judges.rules, difference.active);
-    let would = rule_text(&candidate.policy.origins(), difference.candidate);
+    let active = judges.rules.text(difference.active);
+    let would = candidate.policy.origins().text(difference.candidate);
     let names = [src, judged.ip()].map(|address| candidate.name(tables, address));
     let [(src_name, src_stale), (dst_name, dst_stale)] = names;
     ShadowDifference {

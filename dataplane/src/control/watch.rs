@@ -35,14 +35,12 @@ pub(super) struct DropFeed {
 impl DropFeed {
     /// A feed without watchers; `start` is the zero of the workers' clocks.
     pub(super) fn new(start: Instant) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch_ns = now.saturating_sub(start.elapsed()).as_nanos() as u64;
         DropFeed {
             events: broadcast::channel(BACKLOG).0,
             missed: 0,
             budget: RATE,
             second: Instant::now(),
-            epoch_ns,
+            epoch_ns: unix_nanoseconds(start),
         }
     }
 
@@ -89,6 +87,12 @@ impl DropFeed {
         // Without a watcher it is for nobody.
         let _ = self.events.send(event);
     }
+}
+
+/// The Unix time of an instant that has been, in nanoseconds.
+pub(super) fn unix_nanoseconds(instant: Instant) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(instant.elapsed()).as_nanos() as u64
 }
 
 /// `None` where no policy was asked.

@@ -13,7 +13,6 @@ use policy_compiler::tables::CompileError;
 
 use super::Topology;
 use super::topology::Ingress;
-use crate::control::history::rule_text;
 use crate::counters::{Counter, WorkerCounters};
 use crate::crossing;
 use crate::drops::DropReason;
@@ -368,7 +367,7 @@ impl Simulation {
         let chosen = forward.filter(|forward| forward.flags.has(Flags::SERVICE));
         let backend =
             chosen.map(|entry| SocketAddr::new(entry.rewritten.dst(v6), entry.rewritten.dst_port()));
-        let text = |rule: u32| Some(rule_text(&tables.policy.origins(), RuleId(rule)));
+        let text = |rule: u32| Some(tables.policy.origins().text(RuleId(rule)));
         let (egress_rule, ingress_rule) = match forward.map(|entry| (entry, entry.flags.drop_reason())) {
             None => (None, None),
             Some((entry, Some(DropReason::PolicyEgress))) => (text(entry.rule), None),

@@ -16,7 +16,7 @@ use super::{Checked, MISMATCHES, Mismatch, Said};
 use crate::hash::{absorb, finish};
 use crate::intent::{Endpoint, Protocol};
 use crate::policy::inspect::{ListId, OTHER_PROTOCOLS};
-use crate::policy::{Decision, Judgement, PolicyTable, RuleId};
+use crate::policy::{Decision, Judgement, PolicyTable, RuleId, RuleOrigin};
 
 /// One check.
 pub(super) struct Run<'a> {
@@ -292,22 +292,20 @@ pub(super) fn agree(table: &PolicyTable, decision: Decision, finding: &Finding<'
 fn said(table: &PolicyTable, decision: Decision) -> Said {
     let by = match (decision.rule, table.origin(decision.rule)) {
         (_, Some(origin)) => versioned(origin.to_string(), &origin.resource_version),
-        (RuleId::DEFAULT_ALLOW, None) => "default-allow".to_owned(),
-        (RuleId::NO_RULE, None) => "no-rule".to_owned(),
-        (RuleId(number), None) => format!("rule {number}, which there is not"),
+        (rule, None) => match rule.absence() {
+            Some(absence) => absence.to_owned(),
+            None => format!("rule {}, which there is not", rule.0),
+        },
     };
     Said { allowed: decision.allowed, by }
 }
 
 fn expected(finding: &Finding<'_>, ingress: bool) -> Said {
     let by = match finding.reason {
-        Reason::Default => "default-allow".to_owned(),
-        Reason::Isolated => "no-rule".to_owned(),
+        Reason::Default => RuleId::DEFAULT_ALLOW.absence().unwrap_or_default().to_owned(),
+        Reason::Isolated => RuleId::NO_RULE.absence().unwrap_or_default().to_owned(),
         Reason::Rule(policy, rule) => {
-            let direction = if ingress { "ingress" } else { "egress" };
-            let name = if rule.name.is_empty() { String::new() } else { format!(" ({})", rule.name) };
-            let text = format!("{} {} {direction}[{}]{name}", policy.kind(), policy.name, rule.index);
-            versioned(text, &policy.resource_version)
+            versioned(RuleOrigin::of(policy, rule, ingress).to_string(), &policy.resource_version)
         }
     };
     Said { allowed: finding.allowed, by }

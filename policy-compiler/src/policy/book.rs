@@ -23,13 +23,13 @@ use ipnet::IpNet;
 
 use super::classes::{Classes, Owner};
 use super::groups::Groups;
-use super::parts::{NamedPorts, Part, check, invalid};
+use super::parts::{NamedPorts, Part, check, invalid, is_against_strangers};
 use super::ports::PortLists;
 use super::rows::Rows;
 use super::subjects::{Key, Subjects};
 use super::{Entry, NOBODY, PolicyOrigin, PolicyTable, Profile, RuleId, RuleOrigin, Rules, Subject};
 use crate::hash::FastMap;
-use crate::intent::{Action, Endpoint, Identity, IpBlock, Node, ObjectName, Policy, Protocol, Rule, Tier};
+use crate::intent::{Endpoint, Identity, IpBlock, Node, ObjectName, Policy, Protocol, Rule, Tier};
 use crate::shared_map::SharedMap;
 use crate::tables::CompileError;
 use crate::view::{Change, View};
@@ -159,15 +159,15 @@ impl Book {
 
     /// The same table after a change. `None` where all must be compiled: the change touches an address that stands for a host as
     /// well, or is the first to ask for strangers. The book is of use no more then; after an error it is as it was.
-    pub(super) fn update(
+    pub(crate) fn update(
         &mut self,
         table: &PolicyTable,
         changes: &Changes<'_>,
     ) -> Result<Option<Updated>, CompileError> {
         self.check(changes)?;
-        let asks = |rule: &Rule| rule.selects_pods && rule.action != Action::Accept;
-        let rules = |policy: &&Policy| policy.ingress.iter().chain(&policy.egress).flatten().any(asks);
-        let strangers = changes.policies.added.iter().any(|(_, policy)| rules(policy));
+        let asks =
+            |policy: &Policy| policy.ingress.iter().chain(&policy.egress).flatten().any(is_against_strangers);
+        let strangers = changes.policies.added.iter().any(|(_, policy)| asks(policy));
         if strangers && !self.groups.has_strangers() || self.meets_stray_hosts(table, &changes.endpoints) {
             return Ok(None);
         }
@@ -228,15 +228,7 @@ impl Book {
             let mut numbers = numbers.unwrap_or_default().iter();
             let mut direction = Direction::default();
             for rule in list.as_ref()? {
-                let origin = RuleOrigin {
-                    kind: policy.kind(),
-                    policy: policy.name.clone(),
-                    resource_version: policy.resource_version.clone(),
-                    ingress,
-                    index: rule.index,
-                    name: rule.name.clone(),
-                    revocation: policy.revocation,
-                };
+                let origin = RuleOrigin::of(policy, rule, ingress);
                 let same = numbers.next().filter(|number| rules.origins.of(**number) == Some(&origin));
                 let id = same.copied().unwrap_or_else(|| rules.origins.add(origin));
                 direction.rules.push(id);
@@ -333,11 +325,7 @@ impl<'a> Edit<'a> {
         let book = self.book;
         let touched = self.dirty.iter().filter_map(|identity| book.identities.get(*identity as usize));
         let touched = touched.flat_map(|identity| &identity.addresses).copied().collect();
-        self.rules.amounts = super::Amounts {
-            subjects: book.subjects.len(),
-            port_lists: book.ports.len(),
-            row_bytes: book.rows.bytes(),
-        };
+        self.rules.amounts = super::Amounts { subjects: book.subjects.len(), row_bytes: book.rows.bytes() };
         Updated { table: PolicyTable { addresses: self.addresses, rules: Arc::new(self.rules) }, touched }
     }
 

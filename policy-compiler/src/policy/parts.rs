@@ -86,7 +86,7 @@ impl Part {
     ) -> Vec<Part> {
         let part = |group, ports| Part { rule: id, tier, action: rule.action, group, ports };
         let mut parts = Vec::new();
-        if rule.selects_pods && rule.action != Action::Accept {
+        if is_against_strangers(rule) {
             parts.push(against_strangers((id, tier, rule), ingress, groups));
         }
         let is_peers_own = |port: &&PortMatch| !ingress && matches!(port.port, PortSelector::Named(_));
@@ -124,6 +124,11 @@ impl Part {
         }
         spans
     }
+}
+
+/// Whether a rule may deny pods of which nothing is known yet.
+pub(super) fn is_against_strangers(rule: &Rule) -> bool {
+    rule.selects_pods && rule.action != Action::Accept
 }
 
 /// A pod of which nothing is known yet may be a peer that a rule denies, or leaves to others that would deny it: it is closed,

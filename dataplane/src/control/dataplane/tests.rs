@@ -6,6 +6,7 @@ use agent_api::contract::RefusalKind;
 use policy_compiler::compiler::Prepared;
 use policy_compiler::intent::{Endpoint, Identity, Node, ObjectName, Policy, Protocol, Service};
 use policy_compiler::policy::PolicyTable;
+use policy_compiler::tables::Capacity;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::super::build::Settings;
@@ -190,8 +191,7 @@ async fn what_is_right_passes_the_check_and_none_is_made_where_it_is_switched_of
     handle.stop();
     thread.join().unwrap();
     let checks = Checks::new(None);
-    let mut compiler = Compiler::new(intent(), 1, &Capacity::default(), None).unwrap();
-    checks.whole(&mut compiler).unwrap();
+    checks.compiled(intent(), 1, None).unwrap();
     assert_eq!(checks.stats(), Default::default());
 }
 

@@ -13,7 +13,6 @@ use agent_api::contract::{ShadowRow, ShadowStatus};
 use policy_compiler::policy::{Origins, PolicyTable, RuleId};
 use policy_compiler::tables::Tables;
 
-use super::rule_text;
 use crate::shadow::tally::Row;
 use crate::shadow::{Difference, Shadow};
 
@@ -141,8 +140,8 @@ impl Sums {
 impl Leg {
     fn name(&self, row: &Row, candidate: &PolicyTable, tables: &Tables) -> RowName {
         let Row { difference, ends, .. } = row;
-        let mut active = rule_text(&self.rules, difference.active);
-        let mut would = rule_text(&candidate.origins(), difference.candidate);
+        let mut active = self.rules.text(difference.active);
+        let mut would = candidate.origins().text(difference.candidate);
         if difference.denial() == RuleId::NO_RULE {
             if difference.allowed {
                 active = isolated_by(&tables.policy, difference, *ends, active);

@@ -2,7 +2,7 @@
 //! [`crate::shadow::tally::TOLD_A_SECOND`]).
 
 use std::collections::VecDeque;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use agent_api::contract::ShadowDifference;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -34,8 +34,7 @@ pub(in super::super) struct Watcher {
 impl Feed {
     /// A feed without watchers; `start` is the zero of the workers' clocks.
     pub(super) fn new(start: Instant) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch_ns = now.saturating_sub(start.elapsed()).as_nanos() as u64;
+        let epoch_ns = watch::unix_nanoseconds(start);
         Feed { events: broadcast::channel(BACKLOG).0, recent: VecDeque::new(), lost: 0, epoch_ns }
     }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 use agent_api::contract::Dataplane;
 use policy_compiler::intent::update::Update;
 use policy_compiler::intent::{Endpoint, Identity, ObjectName, Policy, Rule};
+use policy_compiler::tables::Capacity;
 
 use super::super::dataplane::tests::{intent, start};
 use super::*;

@@ -16,7 +16,6 @@ use proptest::sample::select;
 use super::cluster::*;
 use super::fixture::{Rig, SIZES, Sizes};
 use super::packets::*;
-use crate::control::history::rule_text;
 use crate::drops::DropReason::*;
 use crate::rule_hits::{Counts, HitTable};
 use crate::snapshot::PortIndex;
@@ -94,7 +93,7 @@ impl Counting {
                 for ingress in [false, true] {
                     let counted = table.read(RuleId(number), ingress);
                     if rules.of(RuleId(number)).is_none_or(|origin| origin.ingress == ingress) {
-                        let sum = counts.entry((rule_text(rules, RuleId(number)), ingress)).or_default();
+                        let sum = counts.entry((rules.text(RuleId(number)), ingress)).or_default();
                         *sum = sum.with(counted);
                     }
                 }
@@ -269,7 +268,7 @@ impl Twin {
         };
         let policy = &counting.compiler.tables().policy;
         let judgement = policy.judge(key.0.0, key.1.0, protocol, key.1.1);
-        let name = |ruling: Decision| (rule_text(&policy.origins(), ruling.rule), ruling.allowed);
+        let name = |ruling: Decision| (policy.origins().text(ruling.rule), ruling.allowed);
         let decided = [name(judgement.ingress), name(judgement.egress)];
         let before = self.flows.get(&key).cloned();
         let kept = before.as_ref().is_some_and(|flow| flow.passes)
