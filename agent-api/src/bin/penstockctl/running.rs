@@ -7,13 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use agent_api::client::{Client, ConnectOptions};
+use agent_api::client::{Client, ClientError, ConnectOptions};
 use agent_api::contract::{
     AddPort, CheckStats, DropEvent, FlowInfo, PortInfo, PortRole, State, Stats, WorkerStats,
 };
 use agent_api::tools::agent::prepare;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use policy_compiler::intent::{self, Backend, Frontend, Intent, Service};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::answer::{Answer, Fault, Output, Rows, print_text};
@@ -229,13 +230,24 @@ fn drop_rows(drops: &BTreeMap<String, u64>) -> Rows {
 
 /// Prints each dropped packet until penstockd stops or nobody reads.
 pub(crate) async fn follow_drops(connection: &Connection, output: Output) -> Result<Answer, Fault> {
-    let mut events = connect(connection).await?.watch_drops().await?;
+    let events = connect(connection).await?.watch_drops().await?;
+    follow(events, "DropEvent", output, drop_line).await
+}
+
+/// Prints each event until there are no more or nobody reads: as JSON one object a line, else `line` of it.
+pub(crate) async fn follow<E: Serialize>(
+    mut events: impl Stream<Item = Result<E, ClientError>> + Unpin,
+    what: &str,
+    output: Output,
+    line: impl Fn(&E) -> String,
+) -> Result<Answer, Fault> {
     while let Some(event) = events.next().await {
         let event = event?;
         let line = match output {
-            Output::Json => serde_json::to_string(&event)
-                .map_err(|error| Fault::invalid("DropEvent", "", error.to_string()))?,
-            Output::Human => drop_line(&event),
+            Output::Json => {
+                serde_json::to_string(&event).map_err(|error| Fault::invalid(what, "", error.to_string()))?
+            }
+            Output::Human => line(&event),
         };
         if !print_text(&line)? {
             break;

@@ -1,23 +1,21 @@
 //! `shadow`: a candidate state beside the running one.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_api::client::Client;
-use agent_api::contract::{DEFAULT_SAMPLE, ShadowDifference, ShadowStatus};
+use agent_api::contract::{DEFAULT_SAMPLE, Direction, ShadowDifference, ShadowStatus};
 use agent_api::tools::agent::prepare;
 use clap::{ArgGroup, Args, Subcommand};
-use futures::StreamExt;
 use policy_compiler::intent::Intent;
 use policy_compiler::objects::{IntentOptions, Warning};
 use serde_json::json;
 
-use crate::answer::{Answer, Fault, Output, Rows, print_text};
+use crate::answer::{Answer, Fault, Output, Rows};
 use crate::arguments::Connection;
 use crate::offline::count;
-use crate::running::{connect, intent_from, protocol_name, socket};
+use crate::running::{connect, follow, intent_from, protocol_name, socket};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ShadowCommand {
@@ -74,7 +72,9 @@ pub(crate) async fn shadow(
             let human = status.as_ref().map_or_else(|| "no shadow is set".to_owned(), status_text);
             Ok(Answer::new(&status, human)?.negative_if(status.is_none()))
         }
-        ShadowCommand::Watch => watch(&client, output).await,
+        ShadowCommand::Watch => {
+            follow(client.watch_shadow().await?, "ShadowDifference", output, difference_line).await
+        }
         ShadowCommand::Promote { force } => {
             let applied = client.promote_shadow(force).await?;
             let human =
@@ -158,7 +158,7 @@ fn status_text(status: &ShadowStatus) -> String {
         rows.row([
             row.flows.to_string(),
             change(row.allowed).to_owned(),
-            direction(row.ingress).to_owned(),
+            Direction::of(row.ingress).to_string(),
             row.active.clone(),
             row.candidate.clone(),
         ]);
@@ -166,44 +166,18 @@ fn status_text(status: &ShadowStatus) -> String {
     if status.rows.is_empty() { text } else { text + "\n" + &rows.text("") }
 }
 
-/// Prints each difference until penstockd stops or nobody reads.
-async fn watch(client: &Client, output: Output) -> Result<Answer, Fault> {
-    let mut events = client.watch_shadow().await?;
-    while let Some(event) = events.next().await {
-        let event = event?;
-        let line = match output {
-            Output::Json => serde_json::to_string(&event)
-                .map_err(|error| Fault::invalid("ShadowDifference", "", error.to_string()))?,
-            Output::Human => difference_line(&event),
-        };
-        if !print_text(&line)? {
-            break;
-        }
-    }
-    Ok(Answer::silent(0))
-}
-
 fn difference_line(event: &ShadowDifference) -> String {
-    let end = |address: IpAddr, port, name: &str| {
-        let name = if name.is_empty() { String::new() } else { format!(" ({name})") };
-        socket(address, port) + &name
-    };
-    let dst = match &event.backend {
-        Some(backend) => format!(
-            "{} = {backend}{}",
-            socket(event.dst, event.dst_port),
-            if event.dst_name.is_empty() { String::new() } else { format!(" ({})", event.dst_name) }
-        ),
-        None => end(event.dst, event.dst_port, &event.dst_name),
-    };
+    let named = |end: String, name: &str| if name.is_empty() { end } else { format!("{end} ({name})") };
+    let (src, dst) = (socket(event.src, event.src_port), socket(event.dst, event.dst_port));
+    let dst = event.backend.as_ref().map_or(dst.clone(), |backend| format!("{dst} = {backend}"));
+    let (src, dst) = (named(src, &event.src_name), named(dst, &event.dst_name));
     let mut line = format!(
-        "{}.{:06} {} {} {} > {dst}, {}: {} becomes {}",
+        "{}.{:06} {} {} {src} > {dst}, {}: {} becomes {}",
         event.time_ns / 1_000_000_000,
         event.time_ns % 1_000_000_000 / 1000,
         change(event.allowed),
         protocol_name(event.protocol),
-        end(event.src, event.src_port, &event.src_name),
-        direction(event.ingress),
+        Direction::of(event.ingress),
         event.active,
         event.candidate,
     );
@@ -221,8 +195,4 @@ fn difference_line(event: &ShadowDifference) -> String {
 
 fn change(allowed: bool) -> &'static str {
     if allowed { "newly allowed" } else { "newly denied" }
-}
-
-fn direction(ingress: bool) -> &'static str {
-    if ingress { "ingress" } else { "egress" }
 }
