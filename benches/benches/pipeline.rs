@@ -22,6 +22,7 @@ use std::time::Instant;
 
 use benches::cluster::{self, LARGE, SMALL, Scale, WIDE};
 use benches::flood::Flood;
+use benches::median;
 use benches::replay::Packets;
 use benches::rig::{Bare, Cost, Rig};
 use policy_compiler::maglev::{Maglev, Member};
@@ -200,12 +201,6 @@ fn maglev() -> f64 {
         std::hint::black_box(Maglev::with_size(&members, 65_537));
         start.elapsed().as_secs_f64() * 1e6
     }))
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn print(rows: &[Row]) {

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use afxdp_driver::cpu;
 use benches::classifiers::{Classifier, Linear, Lines, PrefixWalks, TupleSpace};
+use benches::median;
 use benches::rulesets::{Flow, Kind, RuleSet};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion};
@@ -403,11 +404,6 @@ impl Report {
 
 fn mb(bytes: usize) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn cycles_a_ns() -> f64 {

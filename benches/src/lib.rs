@@ -34,3 +34,10 @@ pub mod paced;
 pub mod replay;
 pub mod rig;
 pub mod rulesets;
+
+/// The middle one of some figures; of an even number of them the upper middle.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -4,45 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, TcpListener, TcpStream};
 
 use tests::cluster::MONGODB;
 use tests::lab::Pod;
-use tests::stage::{DATABASE, PATIENCE, Stage, tcp_silent};
+use tests::stage::{DATABASE, Stage, tcp_silent};
+use tests::traffic::live::Live;
 
 const POLICY: &str = "networkpolicy.yaml";
 const NAME: &str = "  name: mongodb-vm\n";
 const PEERS: &str = "              app: kubevirt-networking-poc\n";
-
-/// A connection to the database; both ends are here.
-struct Live {
-    client: TcpStream,
-    server: TcpStream,
-}
-
-impl Live {
-    fn open(listener: &TcpListener, from: &Pod, to: SocketAddr) -> Self {
-        let client = from.namespace.run(move || TcpStream::connect_timeout(&to, PATIENCE)).unwrap().unwrap();
-        let (server, _) = listener.accept().unwrap();
-        for end in [&client, &server] {
-            end.set_read_timeout(Some(PATIENCE)).unwrap();
-            end.set_nodelay(true).unwrap();
-        }
-        let mut live = Live { client, server };
-        live.talk();
-        live
-    }
-
-    /// A byte there and one back.
-    fn talk(&mut self) {
-        let mut byte = [0];
-        self.client.write_all(b"?").unwrap();
-        self.server.read_exact(&mut byte).unwrap();
-        self.server.write_all(b"!").unwrap();
-        self.client.read_exact(&mut byte).unwrap();
-        assert_eq!(&byte, b"!");
-    }
-}
 
 /// The example's policy with that annotation, which lets nobody in.
 fn closed(policy: &str, revocation: &str) -> String {
@@ -83,7 +54,7 @@ fn reset_ends_a_connection_at_both_ends_and_keep_lets_it_go_on() {
     let was = stage.cluster.manifests.read(POLICY).unwrap();
     let addresses: Vec<_> = stage.cluster.mongodb.addresses().into_iter().chain(MONGODB).collect();
     let open = |pod: &Pod| -> Vec<Live> {
-        addresses.iter().map(|to| Live::open(&listener, pod, (*to, DATABASE).into())).collect()
+        addresses.iter().map(|to| Live::open(&listener, pod, (*to, DATABASE).into()).unwrap()).collect()
     };
     for client_speaks in [true, false] {
         write(&stage, &open_to_both(&was));
@@ -102,7 +73,7 @@ fn reset_ends_a_connection_at_both_ends_and_keep_lets_it_go_on() {
     write(&stage, &was);
     let mut lives = open(&stage.cluster.web_a);
     write(&stage, &closed(&was, "keep"));
-    lives.iter_mut().for_each(Live::talk);
+    lives.iter_mut().for_each(|live| live.talk().unwrap());
     tcp_silent(&stage.cluster.web_a.namespace, (addresses[0], DATABASE).into()).unwrap();
-    lives.iter_mut().for_each(Live::talk);
+    lives.iter_mut().for_each(|live| live.talk().unwrap());
 }

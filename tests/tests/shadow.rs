@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use agent_api::client::Client;
@@ -13,9 +13,9 @@ use agent_api::client::ClientError;
 use agent_api::contract::{RefusalKind, ShadowDifference, ShadowStatus};
 use futures::StreamExt;
 use tests::cluster::MONGODB;
-use tests::lab::Pod;
 use tests::manifests::Manifests;
 use tests::stage::{DATABASE, ECHO, PATIENCE, SILENCE, Stage, udp_answers};
+use tests::traffic::live::Live;
 use tests::traffic::udp::{self, Ask};
 use tests::wait_for;
 use tokio::runtime::Runtime;
@@ -26,42 +26,12 @@ const PEERS: &str = "              app: kubevirt-networking-poc\n";
 const WEB: &str = "poc/web-a";
 const DATABASE_POD: &str = "poc/virt-launcher-mongodb-vm";
 
-/// A connection to the database; both ends are here.
-struct Live {
-    client: TcpStream,
-    server: TcpStream,
-}
-
-impl Live {
-    fn open(listener: &TcpListener, from: &Pod, to: SocketAddr) -> Self {
-        let client = from.namespace.run(move || TcpStream::connect_timeout(&to, PATIENCE)).unwrap().unwrap();
-        let (server, _) = listener.accept().unwrap();
-        for end in [&client, &server] {
-            end.set_read_timeout(Some(PATIENCE)).unwrap();
-            end.set_nodelay(true).unwrap();
-        }
-        let mut live = Live { client, server };
-        live.talk();
-        live
-    }
-
-    /// A byte there and one back.
-    fn talk(&mut self) {
-        let mut byte = [0];
-        self.client.write_all(b"?").unwrap();
-        self.server.read_exact(&mut byte).unwrap();
-        self.server.write_all(b"!").unwrap();
-        self.client.read_exact(&mut byte).unwrap();
-        assert_eq!(&byte, b"!");
-    }
-
-    /// Nothing arrives any more, and nothing says why.
-    fn is_cut(&mut self) {
-        self.server.set_read_timeout(Some(SILENCE)).unwrap();
-        self.client.write_all(b"?").unwrap();
-        let error = self.server.read(&mut [0]).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
-    }
+/// Nothing arrives any more, and nothing says why.
+fn assert_cut(live: &mut Live) {
+    live.server.set_read_timeout(Some(SILENCE)).unwrap();
+    live.client.write_all(b"?").unwrap();
+    let error = live.server.read(&mut [0]).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
 }
 
 /// penstockd on node-a, asked from here.
@@ -118,14 +88,14 @@ fn what_a_candidate_would_cut_is_told_of_and_goes_on_until_it_is_promoted() {
     let addresses: Vec<IpAddr> = database.addresses().into_iter().chain(MONGODB).collect();
     let mut lives: Vec<Live> = addresses
         .iter()
-        .map(|to| Live::open(&listener, &stage.cluster.web_a, (*to, DATABASE).into()))
+        .map(|to| Live::open(&listener, &stage.cluster.web_a, (*to, DATABASE).into()).unwrap())
         .collect();
     let set = ctl(&["shadow", "set", &folder, "--sample", "1"]);
     assert!(set.contains("shadow 1 is set beside generation"), "{set}");
 
     // 2. They go on, and each is told of once.
     for _ in 0..10 {
-        lives.iter_mut().for_each(Live::talk);
+        lives.iter_mut().for_each(|live| live.talk().unwrap());
     }
     let mut told = node.watched(lives.len());
     told.sort_by_key(|difference| addresses.iter().position(|address| *address == difference.dst));
@@ -147,7 +117,7 @@ fn what_a_candidate_would_cut_is_told_of_and_goes_on_until_it_is_promoted() {
     // 3. Discarded, it is as if it had never been.
     assert_eq!(ctl(&["shadow", "discard"]), "discarded\n");
     assert_eq!(node.status(), None);
-    lives.iter_mut().for_each(Live::talk);
+    lives.iter_mut().for_each(|live| live.talk().unwrap());
 
     // 4. Beside a state that moves on it stays; to promote it takes force then.
     ctl(&["shadow", "set", &folder, "--sample", "1"]);
@@ -155,7 +125,7 @@ fn what_a_candidate_would_cut_is_told_of_and_goes_on_until_it_is_promoted() {
     let echo = SocketAddr::new(database.addresses()[0], ECHO);
     let silent = udp::ask(web, echo, Ask { patience: SILENCE, ..Ask::default() });
     assert!(silent.is_err(), "denied by what runs: {silent:?}");
-    lives.iter_mut().for_each(Live::talk);
+    lives.iter_mut().for_each(|live| live.talk().unwrap());
     wait_for("the differences of both kinds", PATIENCE, || {
         let status = node.status().unwrap();
         Ok((status.newly_allowed == 1 && status.newly_denied == 4).then_some(()))
@@ -170,13 +140,13 @@ fn what_a_candidate_would_cut_is_told_of_and_goes_on_until_it_is_promoted() {
         panic!("not refused")
     };
     assert_eq!((refusal.kind, refusal.field.as_str()), (RefusalKind::Conflict, "base_generation"));
-    lives.iter_mut().for_each(Live::talk);
+    lives.iter_mut().for_each(|live| live.talk().unwrap());
 
     // 5. Set again beside what runs now and promoted, it holds from the next packet on.
     ctl(&["shadow", "set", &folder]);
     let promoted = ctl(&["shadow", "promote"]);
     assert!(promoted.starts_with("promoted as generation "), "{promoted}");
-    lives.iter_mut().for_each(Live::is_cut);
+    lives.iter_mut().for_each(assert_cut);
     udp_answers(web, echo, 100, "mongodb").unwrap();
     assert_eq!(node.status(), None);
     // The agent leaves it so: its manifests have not changed.

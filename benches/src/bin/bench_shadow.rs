@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use benches::cluster::{self, SMALL};
+use benches::median;
 use benches::replay::Packets;
 use benches::rig::{Cost, Rig};
 use dataplane::shadow::Shadow;
@@ -116,10 +117,4 @@ fn denying() -> Arc<PolicyTable> {
         policy.egress = policy.egress.as_ref().map(|_| Vec::new());
     }
     Arc::new(PolicyTable::compile(&intent).expect("the intent is right"))
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 pub mod icmp;
+pub mod live;
 pub mod raw;
 pub mod stream;
 pub mod tcp;
